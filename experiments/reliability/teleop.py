@@ -1,4 +1,4 @@
-"""The teaching page under bad pages and bad networks: what moves the arm, what holds up the control loop, what is left open.
+"""The teleoperation page under bad pages and bad networks: what moves the arm, what holds up the control loop, what is left open.
 
 Run it: python experiments/reliability/teleop.py --seed 0 --out teleop.json
 """
@@ -59,13 +59,18 @@ FLOOD = """
 import resource, socket, sys, time
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
-held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+held = []
+try:
+    while len(held) < int(sys.argv[2]):
+        held.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=2))
+except OSError:  # nobody accepts any more
+    pass
 time.sleep(2)
 """
 
 
 class Loop:
-    """A server and its control loop: what the arm was told, and how long each call took."""
+    """A server and its control loop: what moves the arm, and how long each call took."""
 
     def __init__(self, period_s: float = PERIOD_S, pixels: int = 32):
         from verbot.teleop.inputs import Inputs
@@ -114,7 +119,8 @@ def running(**settings: Any) -> Iterator[Loop]:
 
 def page(loop: Loop) -> Any:
     url = loop.server.url
-    return connect(url.replace("http://", "ws://") + "socket", origin=url[: url.index("/", 7)], compression=None, open_timeout=5)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"origin": url[: url.index("/", 7)], "compression": None, "open_timeout": 5}
+    return connect(url.replace("http://", "ws://") + "socket", **settings)
 
 
 @contextlib.contextmanager
@@ -206,7 +212,7 @@ def fuzzed(count: int, rng: random.Random) -> dict[str, Any]:
 
 
 def nonsense(rng: random.Random) -> str | bytes:
-    good = [
+    good: list[dict[str, Any]] = [
         {"type": "key", "code": "KeyW", "down": True}, {"type": "pad", "axes": [0.5, 0], "buttons": [1]}, {"type": "release"},
         {"type": "say", "text": "go", "add": False}, {"type": "seen", "frame": 0}, {"type": "alive", "at": 1, "beat": 0},
     ]  # fmt: skip
