@@ -9,10 +9,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from verbot.errors import DataError, UnwritableError
+from verbot.errors import CorruptFileError, DataError, UnwritableError
 
 
 def write_atomic(path: Path, content: bytes) -> str:
@@ -55,7 +56,7 @@ def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path, "a+b"))
+            file = stack.enter_context(open(path, "a+b", opener=_no_link))
         except OSError as error:
             raise UnwritableError(path, error) from error
         try:
@@ -65,11 +66,17 @@ def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
         yield
 
 
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file that is no link, which could lead to a file elsewhere, or make one there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def below(root: Path, relative: str, source: object = None) -> Path:
     """The path of the file `relative` of the folder `root`, for a name that stands in other people's data.
 
     Raises `DataError` unless it lies below `root` once every link in it is resolved: an absolute path, ``..`` and a link that
-    leads elsewhere are refused.
+    leads elsewhere are refused. The files of a snapshot in the cache of Hugging Face are links to the ``blobs`` of their
+    repository, which are taken as below it.
 
     Args:
         source: what names the file, for the message, e.g. ``"meta/info.json"``.
@@ -82,6 +89,33 @@ def below(root: Path, relative: str, source: object = None) -> Path:
     if "\0" in relative or os.path.isabs(relative) or ".." in Path(relative).parts:
         raise DataError(f"{root}: {named} the file {relative!r}; expected a path below this folder")
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = any(path.resolve().is_relative_to(folder) for folder in _reach(root))
+    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, half of a character
+        raise DataError(f"{root}: {named} the file {relative!r:.200}, which is no path ({error})") from error
+    if not inside:
         raise DataError(f"{root}: {named} the file {relative!r}, which a link leads out of this folder; copy the file into it")
+    return path
+
+
+def _reach(root: Path) -> list[Path]:
+    """The folders in which links of `root` may end."""
+    whole = root.resolve()
+    blobs = whole.parent.parent / "blobs"
+    return [whole, blobs] if whole.parent.name == "snapshots" and blobs.is_dir() else [whole]
+
+
+def regular_file(path: Path) -> Path:
+    """`path`, which must be a plain file or a link to one: opening a pipe would wait for ever, and a device never ends.
+
+    Raises `CorruptFileError` that names it otherwise, and if there is no such file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CorruptFileError(path, f"cannot be read ({reason})") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise CorruptFileError(path, f"is {kinds.get(stat.S_IFMT(mode), 'a device')}; expected a plain file")
     return path
