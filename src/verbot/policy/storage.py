@@ -58,7 +58,7 @@ def manifest(path: Path) -> dict[str, str]:
         raise CorruptFileError(file, "not a policy's manifest: it has no table of files with their sha256")
     check_format(record.get("format"), file)
     for name in found:
-        if name != Path(name).name or "\\" in name or len(name) > 255:
+        if not name or name != Path(name).name or "\\" in name or len(name) > 255:
             raise CorruptFileError(file, f"names the file {name[:100]!r}; expected plain names of files in this folder")
         try:
             below(path, name, MANIFEST)

@@ -37,7 +37,7 @@ def lint(dataset: Dataset | str | Path, config: LintConfig | None = None, *, pro
     config = config or LintConfig()
     dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, depth=True)
     checks = {name: lint_checks.get(name)() for name in config.checks or lint_checks.names()}
-    every = np.arange(len(dataset))
+    every = np.arange(len(dataset.lengths))  # which the files have been compared with
     numbers = (every[spread(len(every), config.episodes)] if config.episodes else every).tolist()
     broken: dict[FramePlace, str] = {}
     scales = scales_of(dataset, numbers, config)

@@ -14,8 +14,12 @@ import pyarrow.parquet as pq
 
 from verbot.data.storage.parquet_limits import UNDECLARED, Limits, check_limits
 from verbot.errors import CorruptFileError
+<<<<<<< HEAD
 from verbot.files import sha256
 from verbot.text import repaired_record
+=======
+from verbot.files import regular_file, sha256
+>>>>>>> h20-metadata
 
 LFS = b"version https://git-lfs"
 # Arrow refuses types that it cannot read, texts that are no UTF-8 (of names too), and sizes beyond memory.
@@ -28,7 +32,7 @@ Checksum = str | Sequence[str] | None  # the required sha256, several accepted o
 def read_bytes(path: Path, checksum: Checksum = None) -> bytes:
     """The content of a file. Raises `CorruptFileError` when it is missing or its sha256 differs."""
     try:
-        content = path.read_bytes()
+        content = regular_file(path).read_bytes()
     except OSError as error:
         raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
     accepted = (checksum,) if isinstance(checksum, str) else checksum
@@ -73,7 +77,7 @@ def read_parquet(
     Raises `CorruptFileError` naming the file when it is missing or damaged, or unpacks to more than `limits` allow.
     """
     try:
-        source = str(path) if checksum is None else pa.BufferReader(read_bytes(path, checksum))
+        source = str(regular_file(path)) if checksum is None else pa.BufferReader(read_bytes(path, checksum))
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             names = [name for name in file.schema_arrow.names if columns(name)]
             check_limits(file, path, names, limits)
@@ -88,7 +92,7 @@ def read_rows(path: Path, columns: Callable[[str], bool], start: int, count: int
     Raises `CorruptFileError` as `read_parquet` does.
     """
     try:
-        with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
+        with pq.ParquetFile(str(regular_file(path)), page_checksum_verification=True) as file:
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
             ends = list(itertools.accumulate(sizes))
             groups = [
@@ -105,7 +109,7 @@ def read_rows(path: Path, columns: Callable[[str], bool], start: int, count: int
 def row_groups(path: Path) -> list[int]:
     """The rows of each row group of a parquet file, from its footer. Raises `CorruptFileError` naming the file if it has none."""
     try:
-        with pq.ParquetFile(str(path)) as file:
+        with pq.ParquetFile(str(regular_file(path))) as file:
             return [int(file.metadata.row_group(i).num_rows) for i in range(file.metadata.num_row_groups)]
     except UNREADABLE as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
@@ -114,7 +118,7 @@ def row_groups(path: Path) -> list[int]:
 def column_names(path: Path) -> list[str]:
     """The columns of a parquet file, from its footer. Raises `CorruptFileError` naming the file if it has none."""
     try:
-        with pq.ParquetFile(str(path)) as file:
+        with pq.ParquetFile(str(regular_file(path))) as file:
             return list(file.schema_arrow.names)
     except UNREADABLE as error:
         raise _unreadable(path, "is not a whole parquet file", error) from error
@@ -123,9 +127,9 @@ def column_names(path: Path) -> list[str]:
 def is_lfs_pointer(path: Path) -> bool:
     """Whether Git LFS left a pointer here instead of the file."""
     try:
-        with open(path, "rb") as file:
+        with open(regular_file(path), "rb") as file:
             return file.read(len(LFS)) == LFS
-    except (OSError, ValueError):
+    except (OSError, ValueError, CorruptFileError):
         return False
 
 

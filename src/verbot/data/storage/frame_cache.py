@@ -125,7 +125,7 @@ class FrameCache(RowsAtHand):
         self.folders = (folders,) if isinstance(folders, Path) else tuple(folders)
         chosen, rows = _rows_of(dataset, self.selection, self.folders)
         self._check_room(show)
-        self.starts = np.full(len(dataset), -1)  # row of the first frame of each episode; -1 where it is not cached
+        self.starts = np.full(len(dataset.lengths), -1)  # row of the first frame of each episode; -1 where it is not cached
         self._frames: dict[str, Any] = {}
         for camera, (name, each) in rows.items():
             self.starts[list(chosen)] = each.ends[:-1]
@@ -277,7 +277,7 @@ class FeatureCache(RowsAtHand):
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self.folders = tuple(folder.with_name("features") / name for folder in folders)
         self._features: dict[str, FeatureArray] = {}
-        self.starts = np.full(len(dataset), -1)  # row of the first frame of each episode; -1 where there are no features
+        self.starts = np.full(len(dataset.lengths), -1)  # row of the first frame of each episode; -1 where there are no features
         chosen, rows = _rows_of(dataset, selection, self.folders, features=True)
         for camera, (called, each) in rows.items():
             self.starts[list(chosen)] = each.ends[:-1]

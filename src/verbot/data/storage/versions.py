@@ -121,7 +121,7 @@ class EpisodeMetadata:
     @functools.cached_property
     def sentences(self) -> dict[int, str]:
         """The sentence of each ``task_index``. Empty if there is no such file."""
-        if not self.tasks_path.is_file():
+        if not self.tasks_path.exists():
             return {}
         if self._old:
             records = _lines(self.tasks_path)
