@@ -11,24 +11,17 @@ import fcntl
 import hashlib
 import itertools
 import os
-<<<<<<< HEAD
 import re
 import shutil
 import stat
 import threading
-=======
-import stat
->>>>>>> h20-metadata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from verbot.errors import CorruptFileError, DataError, UnwritableError
-<<<<<<< HEAD
 
 _numbers = itertools.count()  # of drafts, so that two threads can write one path
-=======
->>>>>>> h20-metadata
 
 
 def write_atomic(path: Path, content: bytes | str) -> str:
@@ -124,22 +117,9 @@ def lock(path: Path, wait: bool, holder: str) -> Iterator[None]:
     Raises `DataError` with the text `holder` and its process id if the lock is taken, unless `wait`; `UnwritableError` if there
     can be none.
     """
-<<<<<<< HEAD
     file = _locked(path, wait, holder)
     _held.add(file)
     try:
-=======
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(path, "a+b", opener=_no_link))
-        except OSError as error:
-            raise UnwritableError(path, error) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise DataError(f"{path.parent}: {holder}") from error
->>>>>>> h20-metadata
         yield
     finally:
         _held.discard(file)
@@ -207,7 +187,6 @@ def below(root: Path, relative: str, source: object = None) -> Path:
     return path
 
 
-<<<<<<< HEAD
 @contextlib.contextmanager
 def drafting(path: Path) -> Iterator[Path]:
     """A name beside `path` for its new content, removed if that fails, as are drafts of `path` that dead processes left."""
@@ -334,8 +313,6 @@ def _leave_locks() -> None:
 os.register_at_fork(after_in_child=_leave_locks)
 
 
-=======
->>>>>>> h20-metadata
 def _reach(root: Path) -> list[Path]:
     """The folders in which links of `root` may end."""
     whole = root.resolve()

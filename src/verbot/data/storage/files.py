@@ -14,12 +14,8 @@ import pyarrow.parquet as pq
 
 from verbot.data.storage.parquet_limits import UNDECLARED, Limits, check_limits
 from verbot.errors import CorruptFileError
-<<<<<<< HEAD
-from verbot.files import sha256
-from verbot.text import repaired_record
-=======
 from verbot.files import regular_file, sha256
->>>>>>> h20-metadata
+from verbot.text import repaired_record
 
 LFS = b"version https://git-lfs"
 # Arrow refuses types that it cannot read, texts that are no UTF-8 (of names too), and sizes beyond memory.
