@@ -155,11 +155,6 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _no_link(path: str, flags: int) -> int:
-    """Opens a file that is no link, which could lead to a file elsewhere, or make one there."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
 def below(root: Path, relative: str, source: object = None) -> Path:
     """The path of the file `relative` of the folder `root`, for a name that stands in other people's data.
 
