@@ -250,11 +250,11 @@ def run_case(case: int, fault: str, name: str, seed: int, tally: Tally) -> None:
 
 
 def act(agent: Agent, start: float, fault: str, label: str, tally: Tally) -> bool:
-    """One control step. Returns whether the agent acted, and on time."""
+    """One control step. Returns whether the agent moved the robot, and on time."""
     began = time.monotonic()
     memory = {"m": np.zeros(2**20)} if fault == "not reading" else None
     observation = Observation({}, np.zeros(3, np.float32), "", time_s=began - start, memory=memory)
-    acted = False
+    moved = False
     try:
         action = agent.act(observation)
     except VerbotError:
@@ -262,14 +262,14 @@ def act(agent: Agent, start: float, fault: str, label: str, tally: Tally) -> boo
     except Exception as error:
         tally.untyped[f"{label}: {type(error).__name__}"] += 1
     else:
-        acted = is_good(action, observation.time_s, label, tally)
+        moved = is_good(action, observation.time_s, label, tally)
     seconds = time.monotonic() - began
     tally.steps += 1
     beyond = seconds - (HOLD_S if "held" in label else TIMEOUT_S)
     if beyond > tally.step_s:
         tally.step_s, tally.step = beyond, label
     time.sleep(max(0.0, PERIOD_S - seconds))
-    return acted
+    return moved
 
 
 def is_good(action: Any, now_s: float, label: str, tally: Tally) -> bool:
