@@ -2,10 +2,11 @@
 
 Run it as ``python experiments/reliability/serving.py --out serving.json``; three minutes, less with ``--messages 4000``. The
 server, the good client and the others are processes of their own. The good client asks again as soon as it has its answer. It is
-measured alone; beside fuzzed messages, which follow from `--seed`; and beside a crowd of slow, idle and deaf clients with one
-giant message. A second server, which may open 256 files, is given more idle connections than that. One JSON record says how
-the latency and the rate change, what memory grows, how often an answer was missing or untyped (`untyped`), how long idle
-connections live, and whether the server takes clients again and closes in time.
+measured alone, after sentences of 1 to 20 words (PyTorch keeps memory for each length that it meets); beside fuzzed messages,
+which follow from `--seed`; and beside a crowd of slow, idle and deaf clients with one giant message. A second server, which may
+open 256 files, is given more idle connections than that. One JSON record says how the latency and the rate change, what memory
+grows, how often an answer was missing or untyped (`untyped`), how long idle connections live, and whether the server takes
+clients again and closes in time.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -176,6 +178,16 @@ def good(server: Server, seconds: float, beside: Callable[[], Any] = lambda: Non
     return record
 
 
+def warm(server: Server) -> None:
+    """Ask with a sentence of each length."""
+    from verbot.remote import RemotePolicy
+
+    with RemotePolicy(server.url) as policy:
+        observation = clients.observation(policy.spec)
+        for words in range(1, 21):
+            policy.predict([dataclasses.replace(observation, instruction=" ".join(["red"] * words))])
+
+
 def beside_fuzz(server: Server, options: argparse.Namespace) -> dict[str, Any]:
     """The good client beside all fuzzed messages."""
     from verbot.remote import RemotePolicy
@@ -265,6 +277,7 @@ def main() -> None:
         return ask(options.url, options.seconds)
     server = Server.start()
     record: dict[str, Any] = {"test": "serving", "count": options.messages, "seed": options.seed}
+    warm(server)
     record["idle"] = good(server, options.seconds)
     record["silent_life_s"] = clients.life_s(server.address, handshake=False, most_s=60)
     record["half_open_life_s"] = clients.life_s(server.address, handshake=True, most_s=60)

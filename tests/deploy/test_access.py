@@ -3,6 +3,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from websockets.sync.client import connect
 from verbot.deploy import PolicyServer
 from verbot.errors import ConfigError
 from verbot.remote import decode
+from verbot.remote.connections import ConnectionLimits
 from verbot.spec import ActionChunk, RobotSpec
 
 TOKEN = "a-token-of-some-length"
@@ -127,3 +129,28 @@ def test_with_a_certificate_the_connection_is_encrypted(certificate):
         assert asyncio.run(greet(url, ssl=context))["verbot"] == 1
         with pytest.raises((InvalidMessage, ConnectionError)):
             asyncio.run(greet(url.replace("wss", "ws")))
+
+
+def test_who_does_not_encrypt_is_dropped(certificate, monkeypatch):
+    limits = ConnectionLimits(2**16, handshake_s=0.2, close_s=0.2)
+    monkeypatch.setattr("verbot.deploy.server.ConnectionLimits", lambda message_bytes: limits)
+    with PolicyServer(Still(), tls=certificate) as server:
+        address = server._server.address
+        raws = [socket.create_connection(address, timeout=5) for _ in range(4)]
+        raws[0].sendall(b"\x16\x03\x01\x00\x05")
+        raws[1].sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for raw in raws:
+            try:
+                while raw.recv(4096):
+                    pass
+            except ConnectionError:
+                pass
+            raw.close()
+
+        async def greet():
+            async with asyncio_connect(server.url, ssl=ssl.create_default_context(cafile=certificate[0])) as client:
+                return decode(await client.recv())
+
+        assert [asyncio.run(greet())["verbot"] for _ in range(3)] == [1, 1, 1]
+        time.sleep(0.05)
+        assert all(one.fileno() < 0 for one in server._server._sockets)

@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 
 from verbot.errors import ConfigError
 from verbot.remote import connection as one_client
+from verbot.remote import connections
 from verbot.remote.connections import ConnectionLimits, ConnectionServer, refusal
 
 HANDSHAKE = (
@@ -107,10 +108,13 @@ def test_who_says_nothing_is_dropped_and_costs_no_thread(server, request_):
     assert echoes(server)
 
 
-def test_beyond_the_most_connections_they_are_refused_until_there_is_room(server):
+def test_beyond_the_most_connections_they_are_refused_until_there_is_room(server, monkeypatch):
+    monkeypatch.setattr(connections, "LINGER_S", 0.05)
     raws = [open_socket(server) for _ in range(6)]
     with socket.create_connection(server.address, timeout=5) as refused:
         assert b"503" in refused.recv(4096)
+    with pytest.raises(InvalidStatus, match="503"):
+        echoes(server)
     time.sleep(0.1)
     for raw in raws[1:]:
         raw.close()

@@ -20,13 +20,13 @@ From other threads, messages are sent by `Connection.post`, and a connection is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import logging
 import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -39,6 +39,7 @@ from verbot.remote.notes import Notes
 
 RETRY_S = 0.1  # after a connection could not be accepted
 SEND_BUFFER = 2**17  # bytes that the system takes for a client; more would hide for long that it does not read
+LINGERING, LINGER_S = 32, 0.5  # so many clients that are refused may first send their request, for so long
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 LOGGER = logging.getLogger("verbot.connections")
 
@@ -83,7 +84,7 @@ class ConnectionServer:
         self._listener = _listen(host, port)
         self._connections: set[Connection] = set()
         self._sockets: list[socket.socket] = []
-        self._refused: deque[socket.socket] = deque()
+        self._refusing = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda loop, context: self._notes.add(str(context.get("message"))))
@@ -130,8 +131,6 @@ class ConnectionServer:
             connection.drop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.limits.close_s)
-        for refused in self._refused:
-            refused.close()
 
     async def _accept(self) -> None:
         while True:
@@ -142,13 +141,11 @@ class ConnectionServer:
                 self._notes.add(f"no connection could be accepted ({error})")
                 await asyncio.sleep(RETRY_S)
                 continue
-            if self._has_room():
+            if has_room := self._has_room():
                 self._sockets.append(client)
-                task = self._loop.create_task(self._serve(client))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            else:
-                self._refuse(client)
+            task = self._loop.create_task(self._serve(client) if has_room else self._refuse(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _has_room(self) -> bool:
         """Whether one more fits; a client that is silent makes room."""
@@ -162,18 +159,22 @@ class ConnectionServer:
         min(silent, key=lambda each: each.silent_since or 0.0).drop()
         return True
 
-    def _refuse(self, client: socket.socket) -> None:
-        """Answer 503 without reading. The last few stay open for a moment, or the answer would be lost with them."""
+    async def _refuse(self, client: socket.socket) -> None:
+        """Answer 503. Clients take an answer that comes before their request for an error, so a few are waited for."""
         self._notes.add(f"a connection was refused: {self._room.most} are open")
+        self._refusing += 1
         try:
+            if self._tls is None and self._refusing <= LINGERING:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER_S):
+                        await self._loop.sock_recv(client, MORE_BYTES)
             if self._tls is None:
                 client.send(BUSY)
-            client.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it has left already
-        self._refused.append(client)
-        if len(self._refused) > 8:
-            self._refused.popleft().close()
+        finally:
+            self._refusing -= 1
+            client.close()
 
     async def _serve(self, client: socket.socket) -> None:
         connection: Connection | None = None
@@ -192,7 +193,6 @@ class ConnectionServer:
             if connection is not None:
                 await connection.finish()
                 self._connections.discard(connection)
-            client.close()
 
     async def _open(self, client: socket.socket) -> Connection:
         reader = asyncio.StreamReader(limit=MORE_BYTES // 2, loop=self._loop)
