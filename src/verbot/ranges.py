@@ -14,7 +14,7 @@ LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Range:
+class NumberRange:
     """The numbers from `least` to `most`.
 
     Args:
@@ -67,7 +67,7 @@ class Range:
         return bool(over and (value < self.most if self.below else value <= self.most))
 
 
-def check_ranges(record: object, **ranges: Range) -> None:
+def check_ranges(record: object, **ranges: NumberRange) -> None:
     """Raise `ConfigError` for a field of the dataclass `record` that is outside its range.
 
     Example:
@@ -90,15 +90,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-COUNT = Range(1, LARGEST, whole=True)
-COUNT_OR_NONE = Range(0, LARGEST, whole=True)  # 0 stands for none, or for a default
-SEED = Range(0, 2**32 - 1, whole=True)
-PORT = Range(0, 65535, whole=True)
-STRENGTH = Range(0, 3, whole=True)  # of a randomization axis
-POSITIVE = Range(0, above=True)
-NOT_NEGATIVE = Range(0)
-FINITE = Range(-math.inf)
-RATE_HZ = Range(0, 1e6, above=True)
-FRACTION = Range(0, 1)
-FRACTION_BELOW_ONE = Range(0, 1, below=True)
-IMAGE_SIZE = Range(1, 4096, whole=True)  # pixels a side
+COUNT = NumberRange(1, LARGEST, whole=True)
+COUNT_OR_NONE = NumberRange(0, LARGEST, whole=True)  # 0 stands for none, or for a default
+SEED = NumberRange(0, 2**32 - 1, whole=True)
+PORT = NumberRange(0, 65535, whole=True)
+STRENGTH = NumberRange(0, 3, whole=True)  # of a randomization axis
+POSITIVE = NumberRange(0, above=True)
+NOT_NEGATIVE = NumberRange(0)
+FINITE = NumberRange(-math.inf)
+RATE_HZ = NumberRange(0, 1e6, above=True)
+FRACTION = NumberRange(0, 1)
+FRACTION_BELOW_ONE = NumberRange(0, 1, below=True)
+IMAGE_SIZE = NumberRange(1, 4096, whole=True)  # pixels a side

@@ -28,7 +28,7 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
-class Request:
+class StopRequest:
     """Whether a signal has asked for the end. `number` is that of the signal, else 0."""
 
     number = 0
@@ -47,9 +47,9 @@ def raising() -> Iterator[None]:
 
 
 @contextmanager
-def deferred() -> Iterator[Request]:
+def deferred() -> Iterator[StopRequest]:
     """Inside the block a signal only makes a request, so that a step is completed and saved."""
-    request = Request()
+    request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)

@@ -9,7 +9,7 @@ from pathlib import Path
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.evaluation.comparison.robustness import RobustnessReport, read_robustness, write
 from verbot.evaluation.protocol.conditions import ALL, AXES
-from verbot.ranges import COUNT, COUNT_OR_NONE, SEED, Range, check_ranges
+from verbot.ranges import COUNT, COUNT_OR_NONE, SEED, NumberRange, check_ranges
 from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.compare_entries import slug
 from verbot.workflows.load_policy import open_policy
@@ -44,7 +44,7 @@ class RobustnessConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, strengths=Range(1, 3, whole=True), episodes=COUNT, seed=SEED, workers=COUNT_OR_NONE)
+        check_ranges(self, strengths=NumberRange(1, 3, whole=True), episodes=COUNT, seed=SEED, workers=COUNT_OR_NONE)
         if not self.strengths:
             raise ConfigError("name at least one strength")
         for name in self.axes:

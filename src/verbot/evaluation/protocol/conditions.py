@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from verbot.contracts import EpisodeRequest
 from verbot.errors import ConfigError, UnknownNameError
-from verbot.ranges import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, SEED, Range, check_ranges
+from verbot.ranges import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, SEED, NumberRange, check_ranges
 from verbot.rollout.results import Job
 
 MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image")
@@ -80,8 +80,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _one_of("instruction mode", self.mode, MODES)
         check_ranges(
-            self, episodes=COUNT, seed=SEED, side_episodes=COUNT, goals=Range(2, whole=True), execute=COUNT, decay=NOT_NEGATIVE,
-            align=FINITE, videos=COUNT_OR_NONE, latency_calls=COUNT_OR_NONE, workers=COUNT_OR_NONE, slots=COUNT,
+            self, episodes=COUNT, seed=SEED, side_episodes=COUNT, goals=NumberRange(2, whole=True), execute=COUNT,
+            decay=NOT_NEGATIVE, align=FINITE, videos=COUNT_OR_NONE, latency_calls=COUNT_OR_NONE, workers=COUNT_OR_NONE,
+            slots=COUNT,
         )  # fmt: skip
         for axis, strength in self.axes.items():
             _check_axis(axis, strength)

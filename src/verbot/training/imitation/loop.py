@@ -176,7 +176,7 @@ def _cache_instructions(policy: VLAPolicy, instructions: Sequence[str], process_
 
 
 def _loop(
-    config: TrainConfig, session: TrainingSession, log: Log, stop_at: int | None, request: signals.Request
+    config: TrainConfig, session: TrainingSession, log: Log, stop_at: int | None, request: signals.StopRequest
 ) -> dict[str, float]:
     """Steps until the run is over; returns the last mean losses. Every random number is a function of (seed, step, rank)."""
     state, optimizer, process_group, logging = session.state, session.optimizer, session.process_group, config.logging
@@ -260,7 +260,7 @@ def _warn_mismatch(session: TrainingSession, log: Log, alarm: ConsecutiveAlarm, 
 
 
 def _compute_gradients(
-    session: TrainingSession, config: OptimizerConfig, seed: int, request: signals.Request
+    session: TrainingSession, config: OptimizerConfig, seed: int, request: signals.StopRequest
 ) -> dict[str, float]:
     """Compute the gradient of one global batch, averaged over all processes, in `optimizer.gradient`.
 

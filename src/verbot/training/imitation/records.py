@@ -20,7 +20,7 @@ from verbot.ranges import (
     POSITIVE,
     RATE_HZ,
     STRENGTH,
-    Range,
+    NumberRange,
     check_ranges,
 )
 
@@ -297,7 +297,7 @@ class MonitorConfig:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        check_ranges(self, threshold=Range(-1, 1), patience=COUNT)
+        check_ranges(self, threshold=NumberRange(-1, 1), patience=COUNT)
 
 
 @renamed(questions="grounding_queries")

@@ -189,7 +189,7 @@ class _RunCallback(BaseCallback):
         state: dict[str, Any],
         runners: EnvRunners,
         curriculum_state: CurriculumState | None,
-        request: signals.Request,
+        request: signals.StopRequest,
     ):
         super().__init__()
         self._request, self._steps = request, 0  # control steps up to the current rollout
