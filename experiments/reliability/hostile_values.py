@@ -165,7 +165,7 @@ FILES = {
     "cycle_map.yaml": b"&a {name: *a, stages: *a}\n",
     "twice.yaml": b"name: a\nname: b\n",
     "python.yaml": b"name: !!python/object/apply:os.system ['true']\n",
-    "tag.yaml": b"name: !thing x\n",
+    "tag.yaml": b"name: !own x\n",
     "documents.yaml": b"name: a\n---\nname: b\n",
     "unknown.yaml": b"nome: a\n",
     "keys.yaml": b"1: a\nnull: b\n[1, 2]: c\n{a: b}: d\n",

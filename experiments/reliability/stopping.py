@@ -32,11 +32,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 @dataclass(frozen=True)
 class Long:
-    """A command that runs for long, and whether it has begun its work in the folder `out`."""
+    """A command that runs for long, and whether it has started its work in the folder `out`."""
 
     name: str
     arguments: list[str]
-    begun: Callable[[Path], bool]
+    started: Callable[[Path], bool]
     saved: Callable[[Path], bool]
 
 
@@ -85,7 +85,7 @@ def commands(root: Path) -> list[Long]:
 
 
 def stop(long: Long, number: int, group: bool, root: Path, limit_s: float) -> dict[str, Any]:
-    """Start the command, send the signal once it has begun, and see how it ends."""
+    """Start the command, send the signal once it has started, and see how it ends."""
     work = Path(tempfile.mkdtemp(dir=root / "work"))
     out = work / "out"
     child = os.fork()
@@ -94,12 +94,12 @@ def stop(long: Long, number: int, group: bool, root: Path, limit_s: float) -> di
             signal.signal(each, signal.SIG_DFL if each != signal.SIGINT else signal.default_int_handler)
         command_lines.run_child([word.replace("{out}", str(out)) for word in long.arguments], work)
     until = time.monotonic() + 120
-    while not long.begun(out) and time.monotonic() < until and not os.waitpid(child, os.WNOHANG)[0]:
+    while not long.started(out) and time.monotonic() < until and not os.waitpid(child, os.WNOHANG)[0]:
         time.sleep(0.1)
-    started = time.monotonic()
+    sent = time.monotonic()
     (os.killpg if group else os.kill)(child, number)
     ended, status = command_lines.wait(child, limit_s)
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - sent
     orphans = command_lines.end_group(child)
     output = (work / "stderr").read_text(errors="replace")
     code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
@@ -107,8 +107,9 @@ def stop(long: Long, number: int, group: bool, root: Path, limit_s: float) -> di
     wrong = {"no end": not ended, "exit code": code != 128 + number, "traceback": "Traceback" in output, "lines": len(lines) != 1,
              "orphans": orphans > 0, "nothing saved": not long.saved(out)}  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
-    return {"command": long.name, "signal": signal.Signals(number).name, "to": "group" if group else "process", "code": code,
-            "seconds": round(seconds, 1), "line": lines[:1], "wrong": [name for name, holds in wrong.items() if holds]}  # fmt: skip
+    about = {"command": long.name, "signal": signal.Signals(number).name, "to": "group" if group else "process"}
+    found = [name for name, holds in wrong.items() if holds]
+    return {**about, "code": code, "seconds": round(seconds, 1), "line": lines[:1], "wrong": found}
 
 
 def main() -> None:

@@ -102,7 +102,17 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Plain values only."""
+        """Plain values only, and no deeper than `MOST_DEPTH`."""
+
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.depth += 1
+            if self.depth > MOST_DEPTH:
+                raise ConfigError(f"it is nested more than {MOST_DEPTH} levels deep")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
 
     kept = {first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
             for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from toys import PLAIN, changed, toy_config
 from verbot.configuration import load_yaml
 from verbot.errors import ConfigError, TrainingError
 from verbot.models.network import VLANetwork
+from verbot.parallel.signals import Stopped
 from verbot.policy.policy import load_policy
 from verbot.spec import Observation
 from verbot.training import TrainConfig, checkpoint, read_log, train_policy
@@ -114,6 +117,34 @@ def test_a_loss_without_a_number_skips_its_step_and_is_counted(toy, tmp_path, mo
     assert (result.skipped, result.steps) == (2, 6)
     assert all(torch.isfinite(value.float()).all() for value in weights(tmp_path).values())
     assert float(weights(tmp_path)["updates"]) == 4
+
+
+def test_a_run_that_skipped_many_of_its_steps_is_an_error(toy, tmp_path, monkeypatch):
+    poison(monkeypatch, {2, 4, 6, 8})
+    for _ in range(2):  # called again, it says so again
+        with pytest.raises(TrainingError, match=r"not a finite number in \d of \d+ steps, which is more than 10% of a run of 12"):
+            train_policy(toy_config(toy, steps=12), tmp_path, progress=False)
+    assert not (tmp_path / "policy").exists() and not (tmp_path / "result.json").exists()
+
+
+def test_a_signal_saves_a_checkpoint_from_which_the_run_goes_on_to_the_bit(toy, tmp_path, monkeypatch):
+    config = toy_config(toy, steps=6, validate_every=1000)
+    train_policy(config, tmp_path / "whole", progress=False)
+    genuine, calls = VLANetwork.losses, []
+
+    def losses(self, batch, generator=None):
+        calls.append(None)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return genuine(self, batch, generator)
+
+    monkeypatch.setattr(VLANetwork, "losses", losses)
+    with pytest.raises(Stopped, match="ended by SIGTERM after step 3, with a checkpoint") as stopped:
+        train_policy(config, tmp_path / "stopped", progress=False)
+    assert stopped.value.exit_code == 143
+    assert checkpoint.load_latest(tmp_path / "stopped" / "checkpoints")[0].step == 3
+    train_policy(config, tmp_path / "stopped", progress=False)
+    assert same(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_ten_in_a_row_roll_back_and_stop(toy, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -83,34 +84,43 @@ def check_options(command: str, options: Mapping[str, Any]) -> None:
 
 
 def check_folder(option: str, path: Path) -> None:
-    """Raise `ConfigError` unless files can be written into the folder `path`, which need not exist."""
-    made: list[Path] = []
-    try:
-        for folder in (*reversed(path.parents), path):
-            if not os.path.isdir(folder):
-                folder.mkdir()
-                made.append(folder)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        if os.path.exists(path) and not os.path.isdir(path):
-            raise ConfigError(f"{option} is {path}, which is a file; expected a folder") from error
-        raise ConfigError(f"{option} is {path}, and no folder can be written there: {_reason(error, path)}") from error
-    finally:
-        for folder in reversed(made):
-            folder.rmdir()
+    """Raise `ConfigError` unless files can be written into the folder `path`, which need not exist. It leaves nothing."""
+    with _made(option, path):
+        pass
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raise `ConfigError` unless the file `path` can be written; nothing is left of the try."""
+    """Raise `ConfigError` unless the file `path` can be written, in a folder that need not exist. It leaves nothing."""
     if os.path.isdir(path):
         raise ConfigError(f"{option} is {path}, which is a folder; expected a file")
-    check_folder(f"the folder of {option}", path.parent)
+    with _made(f"the folder of {option}", path.parent):
+        try:
+            with open(path, "ab") if os.path.exists(path) else tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{option} is {path}, and no file can be written there: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _made(option: str, path: Path) -> Iterator[None]:
+    """Inside the block the folder `path` is there, and holds what can be written. Raises `ConfigError` if that cannot be."""
+    made: list[Path] = []
     try:
-        with open(path, "ab") if os.path.exists(path) else tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{option} is {path}, and no file can be written there: {error.strerror}") from error
+        try:
+            for folder in (*reversed(path.parents), path):
+                if not os.path.isdir(folder):
+                    folder.mkdir()
+                    made.append(folder)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            if os.path.exists(path) and not os.path.isdir(path):
+                raise ConfigError(f"{option} is {path}, which is a file; expected a folder") from error
+            raise ConfigError(f"{option} is {path}, and no folder can be written there: {_reason(error, path)}") from error
+        yield
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 def check_host(host: str) -> None:

@@ -154,8 +154,8 @@ def test_a_plan_that_cannot_be_carried_out_changes_nothing(root, plan, error, me
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rate_hz": -1.0}, "the new rate is -1.0 Hz; expected more than 0"),
-        ({"subsample": 0}, "every 0th frame is to be kept"),
+        ({"rate_hz": -1.0}, "rate_hz is -1.0; expected more than 0"),
+        ({"subsample": 0}, "subsample is 0; expected at least 1"),
         ({"subsample": 2, "rate_hz": 5.0}, "give either a rate to resample to or a number of frames"),
         ({"rename_cameras": {"front": "a/b"}}, "expected a name without a slash"),
         ({"replacements": {"a": ()}}, "the sentence 'a' is to become"),

@@ -168,7 +168,7 @@ def test_wrong_options_and_robots_are_reported(tmp_path, folder):
         import_dataset(folder, tmp_path / "out", ImportConfig(robot="driod"))
     with pytest.raises(ConfigError, match="format 'tensors' does not record the rate of raw; give --rate-hz"):
         import_dataset(folder, tmp_path / "out")
-    with pytest.raises(ConfigError, match="limit is 0; expected more than 0"):
+    with pytest.raises(ConfigError, match="limit is 0; expected at least 1"):
         import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=10, limit=0))
     with pytest.raises(ConfigError, match="rate_hz is -1; expected more than 0"):
         import_dataset(folder, tmp_path / "out", ImportConfig(rate_hz=-1))

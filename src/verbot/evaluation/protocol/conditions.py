@@ -81,7 +81,8 @@ class EvaluationConfig:
         _one_of("instruction mode", self.mode, MODES)
         check_ranges(
             self, episodes=COUNT, seed=SEED, side_episodes=COUNT, goals=NumberRange(2, whole=True), execute=COUNT,
-            decay=NOT_NEGATIVE, align=FINITE, videos=COUNT_OR_NONE, latency_calls=COUNT_OR_NONE, workers=COUNT_OR_NONE, slots=COUNT,
+            decay=NOT_NEGATIVE, align=FINITE, videos=COUNT_OR_NONE, latency_calls=COUNT_OR_NONE, workers=COUNT_OR_NONE,
+            slots=COUNT,
         )  # fmt: skip
         for axis, strength in self.axes.items():
             _check_axis(axis, strength)

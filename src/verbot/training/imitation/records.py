@@ -263,7 +263,8 @@ class ValidationConfig:
     every: int = 500
 
     def __post_init__(self) -> None:
-        check_ranges(self, share=FRACTION_BELOW_ONE, batches=COUNT, every=COUNT)
+        FRACTION_BELOW_ONE.check("validation.share", self.share)
+        check_ranges(self, batches=COUNT, every=COUNT)
 
 
 @dataclass(frozen=True)
