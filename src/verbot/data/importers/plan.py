@@ -18,7 +18,7 @@ from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, DataError
 from verbot.parallel.progress import Progress
 from verbot.spec import Camera, RobotSpec
-from verbot.text import clean_names
+from verbot.text import clean_names, repaired_text
 
 ENOUGH = 3  # episodes without a field that must exist
 
@@ -168,7 +168,7 @@ class ImportPlan:
                 try:
                     frames += self._copy(item, writer, log)
                 except _Unfit as error:
-                    skipped.append(Skipped(item.key, str(error)))
+                    skipped.append(Skipped(item.key, repaired_text(str(error))))
                 note = f"{frames} frames" + (f", {len(skipped)} skipped" if skipped else "")
                 bar.update(len(writer) + len(skipped), note)
         return already, skipped
