@@ -266,12 +266,12 @@ class RobotSpec:
                 cameras=tuple(Camera(**_tuples(c)) for c in record["cameras"]),
                 state=tuple(Component(**_tuples(c)) for c in record["state"]),
                 action=tuple(Component(**_tuples(c)) for c in record["action"]),
-                groups=tuple(EndEffector(**_tuples(group)) for group in record.get("groups", ())),
-                frames=tuple(record.get("frames", ())),
+                groups=tuple(EndEffector(**_tuples(group)) for group in dict(record).get("groups", ())),
+                frames=tuple(dict(record).get("frames", ())),
             )
         except SpecError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SpecError(f"not a robot spec: {error}; expected the fields of RobotSpec.to_json()") from error
 
 
@@ -390,4 +390,4 @@ def _slices(components: tuple[Component, ...]) -> dict[str, slice]:
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(record).items()}

@@ -20,7 +20,7 @@ def check_name(kind: str, name: object) -> None:
     """Raise `SpecError` that says what to call it unless `name` can be the name of a `kind`, such as ``"camera"``."""
     problem = name_problem(name)
     if problem:
-        raise SpecError(f"a {kind} is called {name!r:.200}; {problem}")
+        raise SpecError(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} is called {name!r:.200}; {problem}")
 
 
 def check_texts(what: str, texts: object) -> None:

@@ -96,7 +96,7 @@ def name_problem(name: object) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A name made of what other people call a thing: the same for the same text, and itself if it is one.
+    """A name made of what other people call an object: the same for the same text, and itself if it is one.
 
     Letters beyond ASCII become their code points, other characters ``_``.
 

@@ -28,7 +28,7 @@ from verbot.data.importers.images import decode_image, decode_plane, depth_of, s
 from verbot.data.importers.json_entries import Place, entries, read_entry
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import CorruptFileError, DataError
-from verbot.files import regular_file
+from verbot.files import below, regular_file
 from verbot.spec import FloatArray, UInt8Array
 
 IDS = ("episode_id", "episode", "episode_index")
@@ -285,14 +285,12 @@ class _Step:
             raise CorruptFileError(place, f"cannot be read ({error.strerror})") from error
 
     def _inside(self, path: Any) -> Path:
-        place = self._folder / str(path)
         try:
-            inside = isinstance(path, str) and place.resolve().is_relative_to(self._folder.resolve())
-        except (OSError, ValueError, RuntimeError):  # a zero byte, or links in a circle
-            inside = False
-        if not inside:
-            raise DataError(f"entry {self.number}: image_path {path!r} is not a path within the manifest's folder")
-        return place
+            name, folder = path if isinstance(path, str) else "..", self._folder.resolve()
+            return below(self._folder, str(Path(name).relative_to(folder)) if Path(name).is_relative_to(folder) else name)
+        except DataError as error:
+            text = f"entry {self.number}: image_path {path!r} is not a path within the manifest's folder"
+            raise DataError(text) from error
 
     def _action(self, key: str) -> np.ndarray:
         """One action, or several: (k, a)."""

@@ -21,7 +21,7 @@ from verbot.data.storage.writer import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, DataError, SpecError
 from verbot.parallel.progress import Progress
 from verbot.spec import Camera, RobotSpec
-from verbot.text import clean_names
+from verbot.text import clean_names, repaired_text
 
 UNFIT = (DataError, SpecError)  # of one episode; an error of another kind ends the import
 ENOUGH = 3  # episodes without a field that must exist
@@ -183,7 +183,7 @@ class ImportPlan:
                 except _Unfit as error:
                     if self.given.strict:
                         raise _stopped(item.key, error) from error
-                    skipped.append(Skipped(item.key, str(error)))
+                    skipped.append(Skipped(item.key, repaired_text(str(error))))
                 note = f"{frames} frames" + (f", {len(skipped)} skipped" if skipped else "")
                 bar.update(len(writer) + len(skipped), note)
         return already, skipped

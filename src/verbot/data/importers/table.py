@@ -17,7 +17,7 @@ from verbot.data.importers import FieldNote, reading
 from verbot.data.storage.files import read_json
 from verbot.data.storage.ranges import OutOfRange
 from verbot.files import LineLog, read_lines
-from verbot.text import repaired_record
+from verbot.text import repaired_record, repaired_text
 
 TABLE = "meta/import.json"
 LOG = ".import.rows"
@@ -134,7 +134,7 @@ class RowLog:
     def add(self, episode: str, notes: Iterable[FieldNote]) -> None:
         """Record the notes of an episode, before it is saved."""
         lines, numbers = [], []
-        for note in dict.fromkeys(notes):
+        for note in dict.fromkeys(FieldNote(*map(repaired_text, vars(note).values())) for note in notes):
             if note not in self._rows:
                 self._rows[note] = len(self._rows)
                 lines.append({"row": [note.field, note.taken_as, note.conversion, note.reason]})

@@ -18,9 +18,7 @@ from verbot.files import below
 
 FOLDERS = ("data", "videos", "meta", "journal")  # that the writer fills
 ENTRY = re.compile(r"episode-\d{6,}\.episode")  # of the journal
-DRAFT = re.compile(
-    r"\.(file-\d{3,}\.(parquet|mp4)|episode-\d{6,}\.episode|\w+\.(json|parquet))\.[\w-]+\.tmp"
-)  # of `write_atomic`
+DRAFT = re.compile(r"\.(file-\d{3,}\.(parquet|mp4)|episode-\d{6,}\.episode|\w+\.(json|parquet))\.[\w-]+\.tmp")  # of writes
 NOTES = ("meta/import.json", "meta/edits.json")  # of `verbot data import` and `edit`
 
 
