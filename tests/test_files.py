@@ -8,6 +8,7 @@ import errno
 import itertools
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_a_policy_that_an_older_version_was_replacing_is_found(tmp_path):
 
 def test_a_folder_never_takes_the_place_of_a_file(tmp_path):
     (tmp_path / "file").write_text("a person's")
-    with pytest.raises(UnwritableError, match="there is a file in its place"):
+    with pytest.raises(UnwritableError, match="file cannot be written .Not a directory."):
         write_folder(tmp_path / "file", NEW)
     assert content(tmp_path) == {"file": b"a person's"}
 
@@ -239,6 +240,21 @@ def test_a_lock_whose_file_is_removed_is_not_held_twice(tmp_path):
         path.unlink()
         with lock(path, wait=False, holder="busy"), pytest.raises(DataError, match="busy"), lock(path, wait=False, holder="busy"):
             pass
+
+
+def test_a_full_disk_does_not_spoil_a_lock(tmp_path):
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        try:
+            with hold(tmp_path, "busy"):
+                write_atomic(tmp_path / "file", b"new")
+        except UnwritableError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 # Where a file is written otherwise, and why that is right.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -44,7 +45,8 @@ class UnwritableError(DataError):
     """A file cannot be written: the disk is full, or the folder is not writable. What was saved before is whole."""
 
     def __init__(self, path: object, error: OSError, advice: str = "what was saved before is whole: make room, and try again"):
-        self.path, self.errno, self.strerror, self.cause = str(path), error.errno, error.strerror or str(error), error
+        self.path, self.errno, self.cause = str(path), error.errno, error
+        self.strerror = " ".join((os.strerror(error.errno) if error.errno else str(error)).split())
         super().__init__(f"{path} cannot be written ({self.strerror}); {advice}")
 
 

@@ -264,7 +264,7 @@ def _locked(path: Path, wait: bool, holder: str) -> IO[bytes]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = open(path, "a+b", opener=_no_link)  # noqa: SIM115  # closed by the caller
+            file = open(path, "a+b", buffering=0, opener=_no_link)  # noqa: SIM115  # closed by the caller
         except OSError as error:
             raise UnwritableError(path, error) from error
         try:
@@ -273,7 +273,6 @@ def _locked(path: Path, wait: bool, holder: str) -> IO[bytes]:
                 with contextlib.suppress(OSError):  # a full disk
                     file.truncate(0)
                     file.write(str(os.getpid()).encode())
-                    file.flush()
                 return file
         except BlockingIOError as error:
             file.seek(0)

@@ -36,7 +36,7 @@ def replace_folder(draft: Path, path: Path) -> None:
     """
     try:
         if os.path.lexists(path) and not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "there is a file in its place", str(path))
+            raise NotADirectoryError(errno.ENOTDIR, "a file has its name", str(path))
         sync(draft)
         if not os.path.lexists(path):
             os.rename(draft, path)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,7 @@ def export_hdf5(
     frames = 0
     with (
         replacing(path) as draft,
+        _disk_errors(),
         h5py.File(draft, "w") as file,
         Progress("export", count, "episodes", enabled=progress) as bar,
     ):
@@ -82,6 +86,18 @@ def export_hdf5(
         for name, numbers in _parts(count).items():
             file[f"mask/{name}"] = np.array([f"demo_{number}" for number in numbers], "S")
     return ExportResult(str(path), count, frames)
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """The error of the disk in place of h5py's text about it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _parts(count: int) -> dict[str, list[int]]:
