@@ -139,7 +139,7 @@ def test_pictures_are_measured_by_their_headers():
 
 
 @pytest.mark.parametrize(
-    "change, problem",
+    ("change", "problem"),
     [
         (lambda torch, t: torch.nn.Parameter(t), ""),
         (lambda torch, t: t.to(torch.float8_e4m3fn), ""),
@@ -250,9 +250,12 @@ def problem_of_log(tmp_path, **changed):
 
 
 @pytest.mark.parametrize(
-    "changed, problem",
+    ("changed", "problem"),
     [
-        ({"clock": lambda step: step * 365 * 86_400 * 10**9}, "it would have 630720001 rows .* and has 6 messages; expected at most 100"),
+        (
+            {"clock": lambda step: step * 365 * 86_400 * 10**9},
+            "it would have 630720001 rows .* and has 6 messages; expected at most 100",
+        ),
         ({"chunk": 1 << 40}, "has a chunk of 1.02e\\+03 GiB; at most 256 MiB are read"),
         ({"chunk": 3}, "has a compressed part of .* bytes; at most 3 bytes are read"),
         ({"payload": "[" * 950 + "]" * 950}, "nested too deeply|cannot be decoded"),
@@ -298,7 +301,10 @@ def test_datasets_of_hdf5_are_held_against_their_shapes(tmp_path):
         bent.id.write_direct_chunk((0, 0), b"".join([packer.compress(bytes(1 << 20)) for _ in range(300)]) + packer.flush())
         file.create_dataset("texts", (10**6,), h5py.string_dtype(), chunks=(1000,))[0] = "x" * 1000
         assert list(hdf5_file.entries(file)) == ["bent", "row", "texts", "wide"]
-        for name, problem in (("wide", "to 104 GiB; at most 8 GiB"), ("bent", "bent has a compressed chunk of .* MiB; at most 96 bytes")):
+        for name, problem in (
+            ("wide", "to 104 GiB; at most 8 GiB"),
+            ("bent", "bent has a compressed chunk of .* MiB; at most 96 bytes"),
+        ):
             with pytest.raises(DataError, match=problem):
                 hdf5_file.stored(file[name], name)
 

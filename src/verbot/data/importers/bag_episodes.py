@@ -259,7 +259,9 @@ def _packed(name: str, value: Any, before: PackedNumbers | None) -> PackedNumber
     axes = tuple(found)
     take(8 * len(axes), name)
     return PackedNumbers(
-        is_joints(name, value), before.axes if before is not None and before.axes == axes else axes, np.array(list(found.values()))
+        is_joints(name, value),
+        before.axes if before is not None and before.axes == axes else axes,
+        np.array(list(found.values())),
     )
 
 
@@ -304,7 +306,9 @@ class _Numbers:
         return max(self._places(axis)[0][0] for axis in self.axes) if self.axes else self._stream.times[0]
 
     def _places(self, axis: str) -> tuple[list[int], list[float]]:
-        found = [(time, values.of(axis)) for time, values in zip(self._stream.times, self._values, strict=True) if axis in values.axes]
+        found = [
+            (time, values.of(axis)) for time, values in zip(self._stream.times, self._values, strict=True) if axis in values.axes
+        ]
         return [time for time, _ in found], [value for _, value in found]
 
     def rows(self, rows: np.ndarray, limit_s: float | None, key: str) -> np.ndarray:

@@ -140,7 +140,9 @@ def stored(dataset: Any, place: object) -> np.ndarray:
     if not dataset.shape:
         return np.asarray(dataset[()])
     out = np.empty(dataset.shape, object)
-    wide = os.path.getsize(dataset.file.filename) * int(np.prod(dataset.shape[1:], dtype=object))  # a row has at most so many bytes
+    wide = os.path.getsize(dataset.file.filename) * int(
+        np.prod(dataset.shape[1:], dtype=object)
+    )  # a row has at most so many bytes
     block, size = max(1, TEXT_BYTES // max(1, wide)), 0
     for start in range(0, len(out), block):
         out[start : start + block] = dataset[start : start + block]

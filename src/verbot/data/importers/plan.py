@@ -218,7 +218,9 @@ class ImportPlan:
                 raise DataError(f"camera {name!r} has {len(images[name])} frames for {len(actions)} actions")
         first = raw.segments[0].wordings[0] if raw.segments else sentences[0] if sentences else ""
         columns = self._columns(raw)
-        _check_texts([first, *sentences, *(text for segment in raw.segments for text in segment.wordings)], extras, raw.calibration)
+        _check_texts(
+            [first, *sentences, *(text for segment in raw.segments for text in segment.wordings)], extras, raw.calibration
+        )
         record = EpisodeRecord(first, states, actions, images, raw.calibration, extras, raw.segments, columns)
         return record, self._notes(raw, set(wanted), set(columns))
 

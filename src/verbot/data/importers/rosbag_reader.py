@@ -104,7 +104,9 @@ def _check_tables(path: Path) -> None:
     """Raise `CorruptFileError` unless the file holds its messages in tables: views and computed columns may go on for ever."""
     import apsw
 
-    connection = apsw.Connection(f"{path.absolute().as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    connection = apsw.Connection(
+        f"{path.absolute().as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    )
     try:
         for name in TABLES:
             kinds = [kind for (kind,) in connection.execute("SELECT type FROM sqlite_master WHERE lower(name) = ?", (name,))]

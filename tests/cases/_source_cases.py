@@ -1,4 +1,4 @@
-"""Sources that are wrong by construction: other things in place of files, wrong types, endless nesting, clocks that jump."""
+"""Sources that are wrong by construction: pipes and links in place of files, wrong types, endless nesting, clocks that jump."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import source_templates as templates
-from source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
+import _source_templates as templates
+from _source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
 
 Case = tuple[Callable[[Path], Any], tuple[str, ...], int]
 CASES: dict[str, Case] = {}
-SPECIAL = ("pipe", "socket", "folder", "link in a circle", "link to nothing", "zeros device", "terminal", "empty", "noise", "text")
+SPECIAL = (
+    "pipe",
+    "socket",
+    "folder",
+    "link in a circle",
+    "link to nothing",
+    "zeros device",
+    "terminal",
+    "empty",
+    "noise",
+    "text",
+)
 MANY = RATE + WORDS
 DEEP = "[" * 100_000 + "]" * 100_000
 JUNK: tuple[Any, ...] = (
@@ -57,7 +68,9 @@ def case(name: str, options: tuple[str, ...] = MANY, good: int = 0) -> Callable[
 
 def entries() -> list[dict[str, Any]]:
     steps = range(LENGTH)
-    return [{"episode_id": n, "image_path": "a.png", "instruction": "go", "action": [0.1 * s, 1.0]} for n in range(3) for s in steps]
+    return [
+        {"episode_id": n, "image_path": "a.png", "instruction": "go", "action": [0.1 * s, 1.0]} for n in range(3) for s in steps
+    ]
 
 
 def manifest(root: Path, document: Any) -> None:
@@ -103,8 +116,22 @@ def of_rlds() -> None:
 
         return make
 
-    values = ([], [b""], [b"\xff\xd8\xff"] * 5, [b"\xed\xa0\xbd"] * 5, np.zeros(0), np.full(15, np.nan, np.float32), np.arange(10_000))
-    for key in ("steps/observation/image", "steps/observation/state", "steps/action", "steps/language_instruction", "steps/is_first"):
+    values = (
+        [],
+        [b""],
+        [b"\xff\xd8\xff"] * 5,
+        [b"\xed\xa0\xbd"] * 5,
+        np.zeros(0),
+        np.full(15, np.nan, np.float32),
+        np.arange(10_000),
+    )
+    for key in (
+        "steps/observation/image",
+        "steps/observation/state",
+        "steps/action",
+        "steps/language_instruction",
+        "steps/is_first",
+    ):
         for number, value in enumerate(values):
             case(f"rlds, {key} is junk {number}", RATE, 2)(bent(lambda record, key=key, value=value: record.update({key: value})))
     described = {
@@ -195,7 +222,9 @@ def of_hdf5() -> None:
                 def inside(file: Any, change: Callable[[Any], None] = change) -> None:
                     change(file["data/demo_1"])
 
-                case(f"hdf5 robomimic, {name}")(bent(lambda file, i=inside: (file["data/demo_1"].require_group("observations"), i(file)), "robomimic"))
+                case(f"hdf5 robomimic, {name}")(
+                    bent(lambda file, i=inside: (file["data/demo_1"].require_group("observations"), i(file)), "robomimic")
+                )
             else:
                 case(f"hdf5, {name}", MANY, 2)(bent(change))
 
@@ -264,7 +293,13 @@ def of_tensors() -> None:
 
         case(f"npz, actions are {name}", RATE, 2)(write)
 
-    for name, text in {"half a character": '"\\ud83d"', "deep": DEEP, "a number": "9" * 1_000_000, "nulls": "[null]", "no JSON": "x"}.items():
+    for name, text in {
+        "half a character": '"\\ud83d"',
+        "deep": DEEP,
+        "a number": "9" * 1_000_000,
+        "nulls": "[null]",
+        "no JSON": "x",
+    }.items():
 
         def save(root: Path, text: str = text) -> None:
             from safetensors.numpy import save_file
@@ -280,7 +315,9 @@ def of_tensors() -> None:
             templates.safetensors(root)
             content = (root / "episode_1.safetensors").read_bytes()
             size = int.from_bytes(content[:8], "little")
-            (root / "episode_1.safetensors").write_bytes(content[:8] + content[8 : 8 + size].replace(b'"F32"', f'"{dtype}"'.encode().ljust(5)[:5]) + content[8 + size :])
+            (root / "episode_1.safetensors").write_bytes(
+                content[:8] + content[8 : 8 + size].replace(b'"F32"', f'"{dtype}"'.encode().ljust(5)[:5]) + content[8 + size :]
+            )
 
         case(f"safetensors, {dtype}", RATE, 2)(header)
 
@@ -297,14 +334,40 @@ def of_zarr() -> None:
         return make
 
     fields = ("shape", "chunks", "dtype", "compressor", "fill_value", "order", "filters", "zarr_format", "dimension_separator")
-    values: tuple[Any, ...] = (None, -1, "x", [], [0], [-1, 4], [10**12, 4], [10**30], {"id": "zlib"}, {"id": "nothing"}, "O", "|O", "<M8[ns]", [["a", "<f4"]], {"id": "blosc", "cname": 3}, 2**63)
+    values: tuple[Any, ...] = (
+        None,
+        -1,
+        "x",
+        [],
+        [0],
+        [-1, 4],
+        [10**12, 4],
+        [10**30],
+        {"id": "zlib"},
+        {"id": "nothing"},
+        "O",
+        "|O",
+        "<M8[ns]",
+        [["a", "<f4"]],
+        {"id": "blosc", "cname": 3},
+        2**63,
+    )
     for array in ("data/action", "data/img", "meta/episode_ends"):
         for field in fields:
             for number, value in enumerate(values):
                 if (number + len(field) + len(array)) % 3 == 0:  # a third of them
-                    case(f"zarr, {field} of {array} is junk {number}")(bent(f"{array}/.zarray", lambda record, f=field, v=value: record.update({f: v})))
+                    case(f"zarr, {field} of {array} is junk {number}")(
+                        bent(f"{array}/.zarray", lambda record, f=field, v=value: record.update({f: v}))
+                    )
     for kind in ("pipe", "zeros device", "folder", "empty", "noise"):
-        for name in ("data/action/0.0", "data/img/3.0.0.0", "data/action/.zattrs", ".zgroup", "data/.zgroup", "meta/episode_ends/0"):
+        for name in (
+            "data/action/0.0",
+            "data/img/3.0.0.0",
+            "data/action/.zattrs",
+            ".zgroup",
+            "data/.zgroup",
+            "meta/episode_ends/0",
+        ):
 
             def swap(root: Path, kind: str = kind, name: str = name) -> None:
                 templates.zarr(root)
@@ -355,10 +418,16 @@ def of_logs() -> None:
     for name, times in clocks.items():
         for rate in ("10", "1000"):
             case(f"mcap, clock {name}, {rate} Hz", ("--rate-hz", rate), 0 if rate == "1000" else 2)(clock(times))
-    case("mcap, clock a year long, gaps allowed", ("--rate-hz", "100", "--set", "max_age_s=100000000"))(clock(clocks["a year long"]))
-    case("mcap, clock a year long, all latched", ("--rate-hz", "100", "--set", "latched=/joint_states,/command,/task"))(clock(clocks["a year long"]))
+    case("mcap, clock a year long, gaps allowed", ("--rate-hz", "100", "--set", "max_age_s=100000000"))(
+        clock(clocks["a year long"])
+    )
+    case("mcap, clock a year long, all latched", ("--rate-hz", "100", "--set", "latched=/joint_states,/command,/task"))(
+        clock(clocks["a year long"])
+    )
 
-    laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij"))
+    laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij")
+    )
     yamls = {
         "billion laughs": laughs + "rosbag2_bagfile_information: {version: 9, storage_identifier: *j, relative_file_paths: *j}\n",
         "laughs for files": laughs + "rosbag2_bagfile_information:\n  version: 9\n  storage_identifier: mcap\n  relative_file_paths: *j\n",
@@ -400,7 +469,22 @@ def of_logs() -> None:
         return make
 
     topics = (*RATE, "--set", "state=/arm", "action=/cmd", "instruction=/task", "images=false")
-    texts = ("", "null", "[]", "{}", "x", DEEP, "[" * 950 + "]" * 950, '{"x":' * 900 + "1" + "}" * 900, "9" * 1_000_000, '{"x": "\\ud83d"}', '{"x": 1e999}', '{"x": NaN}', "[" + "1," * 300_000 + "1]", '{"\\ud83d": 1}')
+    texts = (
+        "",
+        "null",
+        "[]",
+        "{}",
+        "x",
+        DEEP,
+        "[" * 950 + "]" * 950,
+        '{"x":' * 900 + "1" + "}" * 900,
+        "9" * 1_000_000,
+        '{"x": "\\ud83d"}',
+        '{"x": 1e999}',
+        '{"x": NaN}',
+        "[" + "1," * 300_000 + "1]",
+        '{"\\ud83d": 1}',
+    )
     for number, text in enumerate(texts):
         case(f"mcap, a message is junk {number}", topics, 2)(said(text))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import source_templates as templates
-from source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
+import _source_templates as templates
+from _source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
 
 MIB = 1 << 20
 
@@ -39,7 +39,9 @@ BOMBS: dict[str, Bomb] = {}
 PICTURES = EPISODES * LENGTH * SIDE * SIDE * 3
 
 
-def bomb(name: str, holds: int, options: tuple[str, ...] = (*RATE, *WORDS), promised: int = PICTURES) -> Callable[[Callable[[Path], Any]], None]:
+def bomb(
+    name: str, holds: int, options: tuple[str, ...] = (*RATE, *WORDS), promised: int = PICTURES
+) -> Callable[[Callable[[Path], Any]], None]:
     def add(make: Callable[[Path], Any]) -> None:
         BOMBS[name] = Bomb(make, options, promised, holds)
 
@@ -128,7 +130,9 @@ for side in (7000, 12000):
 @bomb("manifest, one picture for a million actions", 7000 * 7000 * 3 * 10**6, RATE, 7000 * 7000 * 3)
 def _(root: Path) -> None:
     (root / "a.png").write_bytes(zeros_png(7000))
-    (root / "manifest.json").write_text(json.dumps([{"image_path": "a.png", "instruction": "", "action_sequence": [[1.0]] * 10**6}]))
+    (root / "manifest.json").write_text(
+        json.dumps([{"image_path": "a.png", "instruction": "", "action_sequence": [[1.0]] * 10**6}])
+    )
 
 
 @bomb("manifest, video of 16384×8704", 16384 * 8704 * 3 * LENGTH, RATE)
@@ -166,7 +170,9 @@ def record_head(length: int) -> bytes:
 
 
 bomb("rlds, gzip of a record of 3 GiB", 3 << 30, RATE)(lambda root: shard(zeros_gzip(3 << 30, record_head(3 << 30)))(root))
-bomb("rlds, gzip of a record of 900 MiB", 900 * MIB, RATE, 900 * MIB)(lambda root: shard(zeros_gzip(900 * MIB, record_head(900 * MIB)))(root))
+bomb("rlds, gzip of a record of 900 MiB", 900 * MIB, RATE, 900 * MIB)(
+    lambda root: shard(zeros_gzip(900 * MIB, record_head(900 * MIB)))(root)
+)
 bomb("rlds, gzip of a record of 2^60 bytes", 1 << 60, RATE)(lambda root: shard(zeros_gzip(2 << 30, record_head(1 << 60)))(root))
 
 
@@ -215,9 +221,13 @@ bomb("hdf5, pictures of 10^6 rows that are not there", 3 * 480 * 640 * 10**6)(
     hdf5_dataset("observations/images/cam_high", shape=(10**6, 480, 640, 3), dtype="u1", chunks=(1, 480, 640, 3), **gzipped)
 )
 bomb("hdf5, pictures of 30000×30000", 3 * 9 * 10**8 * LENGTH)(
-    hdf5_dataset("observations/images/cam_high", shape=(LENGTH, 30000, 30000, 3), dtype="u1", chunks=(1, 1000, 1000, 3), **gzipped)
+    hdf5_dataset(
+        "observations/images/cam_high", shape=(LENGTH, 30000, 30000, 3), dtype="u1", chunks=(1, 1000, 1000, 3), **gzipped
+    )
 )
-bomb("hdf5, a row of 10^12 numbers", 10**13)(hdf5_dataset("observations/qpos", shape=(LENGTH, 10**12), dtype="u1", chunks=(1, 10**6), **gzipped))
+bomb("hdf5, a row of 10^12 numbers", 10**13)(
+    hdf5_dataset("observations/qpos", shape=(LENGTH, 10**12), dtype="u1", chunks=(1, 10**6), **gzipped)
+)
 
 
 @bomb("hdf5, a chunk that expands to 2 GiB", 2 << 30)
@@ -239,7 +249,9 @@ def _(root: Path) -> None:
 
     templates.aloha(root)
     with h5py.File(root / "episode_1.hdf5", "a") as file:
-        stored = file.create_dataset("language_instruction", shape=(10**5,), dtype=h5py.string_dtype(), chunks=(1000,), compression="gzip")
+        stored = file.create_dataset(
+            "language_instruction", shape=(10**5,), dtype=h5py.string_dtype(), chunks=(1000,), compression="gzip"
+        )
         stored[0] = "x" * (8 * MIB)
         mask, chunk = stored.id.read_direct_chunk((0,))
         one = zlib.decompress(chunk)[:16]
@@ -264,10 +276,14 @@ def npz_member(size: int, method: int, header: dict[str, Any], fill: bytes = byt
 
 
 bomb("npz, deflated actions of 3 GiB", 3 << 30, RATE)(npz_member(3 << 30, zipfile.ZIP_DEFLATED, {"shape": (LENGTH, 3)}))
-bomb("npz, deflated actions of 3 GiB in one row", 3 << 30, RATE)(npz_member(3 << 30, zipfile.ZIP_DEFLATED, {"shape": (1, (3 << 30) // 4)}))
+bomb("npz, deflated actions of 3 GiB in one row", 3 << 30, RATE)(
+    npz_member(3 << 30, zipfile.ZIP_DEFLATED, {"shape": (1, (3 << 30) // 4)})
+)
 bomb("npz, bzip2 actions of 3 GiB", 3 << 30, RATE)(npz_member(3 << 30, zipfile.ZIP_BZIP2, {"shape": (LENGTH, 3)}))
 bomb("npz, a header of 10^15 numbers", 10**15, RATE)(npz_member(0, zipfile.ZIP_DEFLATED, {"shape": (10**15, 3)}))
-bomb("npz, text of 10^9 characters", 4 * 10**9, RATE)(npz_member(0, zipfile.ZIP_DEFLATED, {"shape": (10**3,), "descr": "<U1000000"}))
+bomb("npz, text of 10^9 characters", 4 * 10**9, RATE)(
+    npz_member(0, zipfile.ZIP_DEFLATED, {"shape": (10**3,), "descr": "<U1000000"})
+)
 
 
 @bomb("npz, 2000 names of one deflated array", 2000 << 24, RATE)
@@ -368,7 +384,9 @@ def _(root: Path) -> None:
         connection.execute("UPDATE messages SET data = ?", (zeros_zstd(1 << 30, False),))
     connection.close()
     text = (folder / "metadata.yaml").read_text()
-    text = text.replace("compression_format: ''", "compression_format: zstd").replace("compression_mode: ''", "compression_mode: message")
+    text = text.replace("compression_format: ''", "compression_format: zstd").replace(
+        "compression_mode: ''", "compression_mode: message"
+    )
     (folder / "metadata.yaml").write_text(text)
 
 
@@ -432,6 +450,9 @@ zarr_shape([15, SIDE, SIDE, 3], [10**6, 1000, 1000, 3], [5, 10, 15])
 @bomb("zarr zip, metadata of 2 GiB", 2 << 30)
 def _(root: Path) -> None:
     templates.zarr_zip(root)
-    with zipfile.ZipFile(root / "buffer.zarr.zip", "a", zipfile.ZIP_DEFLATED) as archive, archive.open("data/x/.zarray", "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile(root / "buffer.zarr.zip", "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("data/x/.zarray", "w", force_zip64=True) as file,
+    ):
         for _ in range(2048):
             file.write(b" " * MIB)
