@@ -7,12 +7,13 @@ promise (at least 64 MB, which is what libraries take for anything).
 
     python experiments/reliability/sources.py --out outputs/sources.json --mutations 40
 
-Another checkout is measured with ``PYTHONPATH=OTHER/src``; the packages of the extras rlds, hdf5, zarr, mcap and rosbag are needed.
+Another checkout is measured with ``PYTHONPATH=OTHER/src``. It needs the extras rlds, hdf5, zarr, mcap and rosbag.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -29,11 +30,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from source_bombs import BOMBS
-from source_cases import CASES, SPECIAL, put_special
-from source_templates import EPISODES, TEMPLATES, Template
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "cases"))
+TEMPLATES, CASES, BOMBS = (importlib.import_module(f"_source_{name}") for name in ("templates", "cases", "bombs"))
 
 MEMORY_BYTES, FILE_BYTES = 4 << 30, 1 << 30
 PROMISED_BYTES = 64 << 20  # a bomb is held to at least this
@@ -64,7 +66,6 @@ def warm() -> None:
     import rosbags.rosbag2  # noqa: F401
     import safetensors.numpy  # noqa: F401
     import torch
-    import yaml  # noqa: F401
     import zarr  # noqa: F401
 
     import verbot.cli
@@ -230,11 +231,11 @@ class Bench:
             print(f"{name}: {found.result}: {found.last_line}", file=sys.stderr, flush=True)
         return found
 
-    def of_template(self, template: Template, mutations: int, seed: int) -> None:
+    def of_template(self, template: Any, mutations: int, seed: int) -> None:
         whole = self._scratch / template.name
         if not built(template.make, whole):
             return
-        self.case(f"{template.name}, whole", template.options, lambda source: None, whole, EPISODES)
+        self.case(f"{template.name}, whole", template.options, lambda source: None, whole, TEMPLATES.EPISODES)
         names = [path.relative_to(whole) for path in files(whole)]
         for number in range(mutations):
             rng = np.random.default_rng([seed, number, zlib.crc32(template.name.encode())])
@@ -245,35 +246,41 @@ class Bench:
                 (source / path).write_bytes(mutated((source / path).read_bytes(), rng))
 
             own = template.separate and place > 1 and path.suffix not in (".json", ".yaml")  # the first defines the fields
-            self.case(f"{template.name}, bytes {number} of {path}", template.options, change, whole, EPISODES - 1 if own else 0)
-        for kind in SPECIAL:
+            self.case(
+                f"{template.name}, bytes {number} of {path}",
+                template.options,
+                change,
+                whole,
+                TEMPLATES.EPISODES - 1 if own else 0,
+            )
+        for kind in CASES.SPECIAL:
             for path in (names[len(names) // 2], names[-1]):
 
                 def swap(source: Path, kind: str = kind, path: Path = path) -> None:
-                    put_special(source / path, kind)
+                    CASES.put_special(source / path, kind)
 
-                good = EPISODES - 1 if template.separate and path.suffix not in (".json", ".yaml") else 0
+                good = TEMPLATES.EPISODES - 1 if template.separate and path.suffix not in (".json", ".yaml") else 0
                 self.case(f"{template.name}, {kind} for {path}", template.options, swap, whole, good)
 
     def structured(self) -> None:
-        for name, (make, options, good) in CASES.items():
+        for name, (make, options, good) in CASES.CASES.items():
             if re.search(self._match, name) and built(make, self._scratch / name):
                 self.case(name, options, lambda source: None, self._scratch / name, good)
                 shutil.rmtree(self._scratch / name)
 
     def special_sources(self) -> None:
-        for kind in SPECIAL:
+        for kind in CASES.SPECIAL:
             for suffix in (".hdf5", ".mcap", ".npz", ".zarr.zip", ".db3", ".json", ""):
 
                 def swap(source: Path, kind: str = kind, suffix: str = suffix) -> Path:
-                    put_special(source / f"one{suffix}", kind)
+                    CASES.put_special(source / f"one{suffix}", kind)
                     return source / f"one{suffix}"
 
                 self.case(f"{kind} one{suffix}", ("--rate-hz", "10"), swap, None, 0)
 
     def growing(self) -> None:
         """A file that another process goes on writing while it is imported."""
-        for template in TEMPLATES:
+        for template in TEMPLATES.TEMPLATES:
             whole = self._scratch / template.name
             if not whole.exists():
                 continue
@@ -291,9 +298,9 @@ class Bench:
                 writer.kill()
                 writer.wait()
 
-    def bombs(self) -> list[dict[str, object]]:
-        table = []
-        for name, bomb in BOMBS.items():
+    def bombs(self) -> list[dict[str, Any]]:
+        table: list[dict[str, Any]] = []
+        for name, bomb in BOMBS.BOMBS.items():
             if not re.search(self._match, name) or not built(bomb.make, self._scratch / name):
                 continue
             size = sum(path.stat().st_size for path in files(self._scratch / name))
@@ -326,9 +333,9 @@ def main() -> None:
     warm()
     memory = Path("/dev/shm")  # where a file need not reach a disk
     scratch = Path(tempfile.mkdtemp(prefix="sources-", dir=given.scratch or (memory if memory.is_dir() else None)))
-    bench, table = Bench(scratch, given.limit_s, given.match), list[dict[str, object]]()
+    bench, table = Bench(scratch, given.limit_s, given.match), list[dict[str, Any]]()
     try:
-        for template in [template for template in TEMPLATES if re.search(given.match, template.name)]:
+        for template in [template for template in TEMPLATES.TEMPLATES if re.search(given.match, template.name)]:
             if "templates" in chosen:
                 bench.of_template(template, given.mutations, given.seed)
             elif "growing" in chosen:
@@ -342,7 +349,8 @@ def main() -> None:
         shutil.rmtree(scratch, ignore_errors=True)
     counts = Counter(outcome.result for outcome in bench.outcomes)
     record = {
-        "test": "hostile sources", "seed": given.seed, "count": len(bench.outcomes), **{fault: counts[fault] for fault in FAULTS[:4]},
+        "test": "hostile sources", "seed": given.seed, "count": len(bench.outcomes),
+        **{fault: counts[fault] for fault in FAULTS[:4]},
         "good": counts["good"], "partial": counts["partial"], "refused": counts["refused"],
         "sources_that_lost_good_episodes": len(bench.lost), "lost": bench.lost[:40], "bombs": table,
         "worst_peak_over_promised": max((row["peak_over_promised"] for row in table), default=None),

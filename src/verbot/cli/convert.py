@@ -20,16 +20,12 @@ def data_import_command(
     recordings: ImportOptions = RECORDINGS,
     map: tuple[str, ...] = (),
     set: tuple[str, ...] = (),
-    strict: bool = False,
-    max_episode_gb: float = 8.0,
     json: bool = False,
 ) -> int:
     """Import recordings of another format. An interrupted import continues; what is broken is named, and the rest imported.
 
-    The exit code is 1 if episodes were left out, and 2 if none could be imported.
-
     It ends with a table of what each field was taken as, how it was converted and what was left out, which `verbot data info`
-    prints too.
+    prints too. The exit code is 1 if episodes were left out, and 2 if none could be imported.
 
     Example: verbot data import recordings outputs/imported --robot aloha --instruction "fold the shirt"
 
@@ -41,8 +37,6 @@ def data_import_command(
         map: fields of the source by the dataset's names, as in observation.state=state action=arm,gripper images.front=image0
             instruction=task; several vectors are joined.
         set: options of the format, each as name=value; see docs/guides/importing.md.
-        strict: stop at the first episode that cannot be imported, instead of leaving it out.
-        max_episode_gb: gibibytes of decoded values that one episode may hold.
         json: print the result as JSON.
     """
     from verbot.configuration import assignments, nested
@@ -58,7 +52,9 @@ def data_import_command(
     if twice:
         raise ConfigError(f"{twice[0]} is given by --map and by --set; give it once")
     given = (recordings.rate_hz, recordings.robot, spec, recordings.instruction)
-    config = ImportConfig(format, limit, *given, {**options, **fields}, recordings.images, strict, max_episode_gb)
+    config = ImportConfig(
+        format, limit, *given, {**options, **fields}, recordings.images, recordings.strict, recordings.max_episode_gb
+    )
     result = import_dataset(source, target, config, progress=True)
     for skipped in result.skipped:
         print(f"skipped {skipped}", file=sys.stderr)

@@ -239,6 +239,8 @@ class ImportOptions:
         spec: a JSON file of the robot's spec, instead of the one found; values are then kept exactly as they are.
         instruction: for episodes without one.
         images: how color images are stored: video, or image (PNG, without loss); otherwise video.
+        strict: stop at the first episode that cannot be imported, instead of leaving it out.
+        max_episode_gb: gibibytes of decoded values that one episode may hold.
     """
 
     rate_hz: float | None = None
@@ -246,6 +248,8 @@ class ImportOptions:
     spec: Path | None = None
     instruction: str | None = None
     images: Storage | None = None
+    strict: bool = False
+    max_episode_gb: float = 8.0
 
 
 RECORDED, PAGE, MACHINES = RecordOptions(), PageOptions(), MachineOptions()

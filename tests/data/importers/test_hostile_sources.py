@@ -139,7 +139,7 @@ def test_pictures_are_measured_by_their_headers():
 
 
 @pytest.mark.parametrize(
-    "change, problem",
+    ("change", "problem"),
     [
         (lambda torch, t: torch.nn.Parameter(t), ""),
         (lambda torch, t: t.to(torch.float8_e4m3fn), ""),
@@ -250,7 +250,7 @@ def problem_of_log(tmp_path, **changed):
 
 
 @pytest.mark.parametrize(
-    "changed, problem",
+    ("changed", "problem"),
     [
         (
             {"clock": lambda step: step * 365 * 86_400 * 10**9},

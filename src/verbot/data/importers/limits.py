@@ -70,8 +70,8 @@ def take(size: int, name: object) -> None:
     room = _room.get() or _Room(EPISODE_BYTES, EPISODE_BYTES)
     if size > room.left:
         raise DataError(
-            f"{name} would bring the episode to {_amount(room.total - room.left + size)}; at most {_amount(room.total)} of decoded "
-            "values are read (--max-episode-gb allows more)"
+            f"{name} would bring the episode to {_amount(room.total - room.left + size)}; "
+            f"at most {_amount(room.total)} of decoded values are read (--max-episode-gb allows more)"
         )
     room.left -= size
 

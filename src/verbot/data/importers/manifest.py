@@ -35,6 +35,7 @@ IDS = ("episode_id", "episode", "episode_index")
 VIDEOS = (".mp4", ".mkv", ".avi", ".webm", ".mov")
 CAMERA, IMAGES, STATE, ACTIONS, INSTRUCTION = "image", "image_path", "robot_state", ("action", "action_sequence"), "instruction"
 LISTS = ("episodes", "samples")
+_LISTS = " or ".join(map(repr, LISTS))
 MALFORMED = (OSError, ValueError, RecursionError)
 
 
@@ -56,8 +57,7 @@ class Manifest:
         self._fields = fields
         with reading(self._file, *MALFORMED):
             found = _surveyed(self._file)
-        self._groups, self._has_state = found.groups, found.has_state
-        self.total: int | None = len(self._groups)
+        self._groups, self._has_state, self.total = found.groups, found.has_state, len(found.groups)
 
     @staticmethod
     def recognizes(path: Path) -> bool:
@@ -126,9 +126,6 @@ def _surveyed(path: Path) -> _Survey:
     if chosen is None and keys:
         raise DataError(f"{path} holds an object with {', '.join(keys)}; expected a list of entries, or one under {_LISTS}")
     return _Survey(groups.get(chosen or "", {}), states.get(chosen or "", False))
-
-
-_LISTS = " or ".join(map(repr, LISTS))
 
 
 @dataclass(frozen=True)
@@ -235,11 +232,11 @@ class _Step:
         )
 
     def frames(self, camera: str) -> Iterator[UInt8Array]:
-        """The frames (h, w, 3), one at a time; the same array for an image that stands for several."""
         paths = self.cameras[camera]
         if isinstance(paths, str) and paths.lower().endswith(VIDEOS):
             count = 0
-            for count, frame in enumerate(video_frames(self._inside(paths)), 1):
+            for frame in video_frames(self._inside(paths)):
+                count += 1
                 yield frame
             self._check(count, camera)
         elif isinstance(paths, str):
@@ -250,7 +247,6 @@ class _Step:
             yield from (decode_image(self._content(path), self._inside(path)) for path in listed)
 
     def depth_frames(self, camera: str) -> Iterator[np.ndarray]:
-        """The stored numbers of the depth pictures, (h, w), one at a time."""
         paths = self.depth[camera]
         if isinstance(paths, str):
             yield from [decode_plane(self._content(paths), self._inside(paths))] * self.length
@@ -399,5 +395,4 @@ def _frames(steps: Sequence[_Step], camera: str) -> UInt8Array:
 
 
 def _depth(steps: Sequence[_Step], camera: str, scale: float) -> FloatArray:
-    name = f"camera {camera!r}"
-    return depth_of(stack((frame for step in steps for frame in step.depth_frames(camera)), name), name, scale)
+    return depth_of(stack((f for step in steps for f in step.depth_frames(camera)), f"camera {camera!r}"), camera, scale)

@@ -47,7 +47,7 @@ def messages(
                     return
                 if channel.topic in topics and message.log_time >= start and (end is None or message.log_time < end):
                     yield _message(path, schema, channel, message, metadata)
-        except (*_broken(), CorruptFileError) as error:
+        except _broken() as error:
             if not partial and (end is None or latest < end):
                 raise _cut(path, error) from error
 
@@ -153,7 +153,7 @@ def _broken() -> tuple[type[Exception], ...]:
     import zstandard
     from mcap.exceptions import McapError
 
-    return (*BROKEN, EOFError, McapError, zstandard.ZstdError)
+    return (*BROKEN, EOFError, CorruptFileError, McapError, zstandard.ZstdError)
 
 
 def _cut(path: Path, error: Exception) -> CorruptFileError:

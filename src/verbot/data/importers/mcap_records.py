@@ -1,4 +1,4 @@
-"""The records of an MCAP file, one at a time and within limits: what a chunk says of its size is checked before it is decompressed.
+"""The records of an MCAP file, one at a time and within limits: the size of a chunk is checked before it is decompressed.
 
 The package mcap parses each record. Its own readers decompress chunks of any size and follow any index.
 """
@@ -6,6 +6,7 @@ The package mcap parses each record. Its own readers decompress chunks of any si
 from __future__ import annotations
 
 import heapq
+import importlib
 import io
 import zlib
 from collections.abc import Container, Iterator, Mapping
@@ -28,8 +29,7 @@ def records(file: Any, name: object) -> Iterator[Any]:
     """
     from mcap.records import Chunk, DataEnd, Footer
 
-    checksum = zlib.crc32(_exactly(file, len(MAGIC)))
-    for record, before, checksum in _records(file, name, _kinds(), checksum):
+    for record, before in _records(file, name, _kinds(), zlib.crc32(_exactly(file, len(MAGIC)))):
         if isinstance(record, DataEnd) and record.data_section_crc not in (0, before):
             raise CorruptFileError(name, "cannot be read: the checksum of its data differs")
         if isinstance(record, Chunk):
@@ -42,8 +42,8 @@ def records(file: Any, name: object) -> Iterator[Any]:
             return
 
 
-def _records(file: Any, name: object, kinds: Mapping[int, Any], checksum: int = 0) -> Iterator[tuple[Any, int, int]]:
-    """Each record of `kinds` from here on, with the checksums of what was read before it and with it."""
+def _records(file: Any, name: object, kinds: Mapping[int, Any], checksum: int = 0) -> Iterator[tuple[Any, int]]:
+    """Each record of `kinds` from here on, with the checksum of what was read before it."""
     while True:
         head = _exactly(file, 9)
         opcode, length = head[0], int.from_bytes(head[1:], "little")
@@ -58,7 +58,7 @@ def _records(file: Any, name: object, kinds: Mapping[int, Any], checksum: int = 
         check_item(length, name, "a record")
         content = _exactly(file, length)
         checksum = zlib.crc32(content, checksum)
-        yield parsed(opcode, content, kinds), before, checksum
+        yield parsed(opcode, content, kinds), before
 
 
 def chunk_records(chunk: Any, name: object) -> Iterator[Any]:
@@ -78,7 +78,7 @@ def chunk_records(chunk: Any, name: object) -> Iterator[Any]:
 
 
 def indexed_messages(file: Any, name: object, summary: Any, topics: Container[str], start: int, end: int | None) -> Iterator[Any]:
-    """(schema, channel, message) of `topics` from `start` to before `end` in order of time; only chunks that may hold some are read.
+    """(schema, channel, message) of `topics` from `start` to before `end`, in order of time. Other chunks are not read.
 
     Raises as `records` does, and `CorruptFileError` if the index names a chunk twice.
     """
@@ -161,12 +161,12 @@ def _decompressed(chunk: Any, name: object) -> bytes:
 
 
 def _unlz4(content: bytes, name: object, most: int) -> bytes:
-    import lz4.frame
+    lz4 = importlib.import_module("lz4.frame")  # without types
 
     if len(content) * LZ4_RATIO <= ITEM_BYTES:
-        found = lz4.frame.decompress(content)
+        found = lz4.decompress(content)
     else:
-        reader = lz4.frame.LZ4FrameDecompressor()
+        reader = lz4.LZ4FrameDecompressor()
         found = reader.decompress(content, max_length=most + 1)
     check_item(len(found), name, "a compressed chunk", most)
     return bytes(found)
@@ -197,7 +197,7 @@ def summary_of(path: Path, file: Any) -> Any:
         if not isinstance(footer, known.Footer) or not footer.summary_start:
             return None
         file.seek(footer.summary_start)
-        for record, _, _ in _records(file, path, kinds):
+        for record, _ in _records(file, path, kinds):
             if isinstance(record, known.Footer):
                 break
             if isinstance(record, known.Statistics):

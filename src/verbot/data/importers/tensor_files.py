@@ -140,17 +140,17 @@ def check_archive(archive: zipfile.ZipFile, path: Path, compressed: bool = True)
     """Raise `CorruptFileError` for an archive that expands to much more than its size, or by methods whose streams have no bound.
 
     Args:
-        compressed: whether its members may be compressed at all.
+        compressed: whether its files may be compressed at all.
     """
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) if compressed else (zipfile.ZIP_STORED,)
-    odd = next((member for member in archive.infolist() if member.compress_type not in methods), None)
+    odd = next((entry for entry in archive.infolist() if entry.compress_type not in methods), None)
     if odd is not None:
         known = "stored or deflated" if compressed else "stored without compression"
-        raise CorruptFileError(path, f"has {odd.filename} compressed by method {odd.compress_type}; expected members {known}")
+        raise CorruptFileError(path, f"has {odd.filename} compressed by method {odd.compress_type}; expected files {known}")
     held = path.stat().st_size
-    if sum(member.compress_size for member in archive.infolist()) > held:
-        raise CorruptFileError(path, "has members that share their bytes; expected each to have its own")
-    expanded = sum(member.file_size for member in archive.infolist())
+    if sum(entry.compress_size for entry in archive.infolist()) > held:
+        raise CorruptFileError(path, "has files that share their bytes; expected each to have its own")
+    expanded = sum(entry.file_size for entry in archive.infolist())
     if expanded > most_expanded(held):
         raise CorruptFileError(path, f"says that its {held} bytes expand to {expanded}; at most {most_expanded(held)} are read")
 
@@ -217,8 +217,8 @@ def _torch(path: Path) -> TensorFile:
 
     import torch
 
-    broken = (OSError, RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, TypeError, IndexError, AttributeError)
-    broken = (*broken, OverflowError, AssertionError, NotImplementedError, MemoryError, zipfile.BadZipFile, struct.error)
+    broken: tuple[type[Exception], ...] = (*BROKEN_NPZ, UnpicklingError, TypeError, IndexError, AttributeError)
+    broken = (*broken, AssertionError, struct.error)
     with reading(path, *broken):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

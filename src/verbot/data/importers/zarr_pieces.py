@@ -13,8 +13,11 @@ BLOSC_HEAD, LZ4_HEAD = 16, 4  # bytes
 
 
 class Expander(Protocol):
-    eof: bool
-    needs_input: bool
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 

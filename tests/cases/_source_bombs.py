@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import source_templates as templates
-from source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
+import _source_templates as templates
+from _source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
 
 MIB = 1 << 20
 

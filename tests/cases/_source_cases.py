@@ -1,4 +1,4 @@
-"""Sources that are wrong by construction: other things in place of files, wrong types, endless nesting, clocks that jump."""
+"""Sources that are wrong by construction: pipes and links in place of files, wrong types, endless nesting, clocks that jump."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import source_templates as templates
-from source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
+import _source_templates as templates
+from _source_templates import EPISODES, LENGTH, RATE, SIDE, START, WORDS
 
 Case = tuple[Callable[[Path], Any], tuple[str, ...], int]
 CASES: dict[str, Case] = {}
