@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from verbot import __version__
 from verbot.errors import CorruptFileError, DataError, PolicyError
 from verbot.files import below
 
@@ -98,7 +97,7 @@ def check_format(found: object, path: Path) -> None:
     """Raise `PolicyError` unless this version of verbot reads the format of a policy."""
     if found not in (FORMAT, OLDER):
         raise PolicyError(
-            f"{path}: its format is {found!r}; this version of verbot ({__version__}) reads {FORMAT!r} and {OLDER!r}: load it "
+            f"{path}: its format is {found!r}; this version of verbot reads {FORMAT!r} and {OLDER!r}: load it "
             f"with the version that wrote it, such as a newer one (pip install --upgrade verbot)"
         )
 

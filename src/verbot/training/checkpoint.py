@@ -37,6 +37,15 @@ class TrainingProgress:
     layout: dict[str, list[int]] = field(default_factory=dict)  # of the weight vector
     seconds: float = 0.0  # training time over all sessions
 
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what a file cannot mean."""
+        numbers = (self.total, self.done, self.best, self.seconds)
+        counts = (self.step, self.skipped, self.skipped_in_a_row, self.since_best, self.rounds)
+        if not all(type(each) is int and each >= 0 for each in counts):
+            raise TypeError(f"its counts are {counts}; expected whole numbers")
+        if not all(each is None or isinstance(each, int | float) for each in numbers) or not isinstance(self.layout, dict):
+            raise TypeError(f"its numbers are {numbers}, or its layout is no table")
+
     def advance(self) -> None:
         """Count one step; `done` reaches 1 at `total`, smoothly even if `total` changes."""
         if self.total is not None:
@@ -113,15 +122,18 @@ def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict
 
     try:
         record = json.loads((path / PROGRESS).read_bytes())
+        if not isinstance(record, dict):
+            raise TypeError("it is no table")
         if shard is not None or "files" in record:
             files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
             return TrainingProgress(**record), shards.read(path, record["layout"], files, shard or Shard())
-        blob = (path / TENSORS).read_bytes()
-    except (OSError, ValueError) as error:
+        sha256 = record.pop("sha256", None)
+        progress, blob = TrainingProgress(**record), (path / TENSORS).read_bytes()
+    except (OSError, ValueError, TypeError, KeyError) as error:  # the last two: JSON of another form
         raise CorruptFileError(path, f"cannot be read: {error}") from error
-    if hashlib.sha256(blob).hexdigest() != record.pop("sha256", None):
+    if hashlib.sha256(blob).hexdigest() != sha256:
         raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")
-    return TrainingProgress(**record), deserialize(blob)
+    return progress, deserialize(blob)
 
 
 def load_latest(
