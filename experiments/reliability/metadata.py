@@ -15,6 +15,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import itertools
 import json
 import math
 import random
@@ -85,19 +86,21 @@ def main() -> None:
     parser.add_argument("--kind", choices=("fields", "files", "flips", "bombs"), default="fields")
     parser.add_argument("--cases", type=int, default=600, help="of fields and flips")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="of files and bombs, take only every so many cases")
     parser.add_argument("--out", type=Path, help="a JSON file for the record")
     parser.add_argument("--show", action="store_true", help="print each fault")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        record = measure(Path(folder), arguments.kind, arguments.cases, arguments.seed, arguments.show)
+        record = measure(Path(folder), arguments)
     print(json.dumps(record))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1))
 
 
-def measure(folder: Path, kind: str, cases: int, seed: int, show: bool) -> dict[str, Any]:
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    kind, cases, seed, show = arguments.kind, arguments.cases, arguments.seed, arguments.show
     bases = make_bases(folder)
     plan: dict[str, Callable[[], Iterator[Case]]] = {
         "fields": lambda: field_cases(bases, cases, seed),
@@ -109,7 +112,7 @@ def measure(folder: Path, kind: str, cases: int, seed: int, show: bool) -> dict[
     warm(bases["ours"], folder)
     found: Counter[str] = Counter()
     faults, peak, uses = [], 0, 0
-    for number, (name, base, change) in enumerate(plan[kind]()):
+    for number, (name, base, change) in enumerate(itertools.islice(plan[kind](), 0, None, arguments.every)):
         root = folder / "case" / "dataset"
         shutil.rmtree(root.parent, ignore_errors=True)
         shutil.copytree(bases[base], root, symlinks=True)

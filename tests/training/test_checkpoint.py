@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -74,3 +76,14 @@ def test_the_share_done_follows_a_changing_total_smoothly():
     waiting = TrainingProgress()
     waiting.advance()
     assert (waiting.step, waiting.done) == (1, 0.0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"step": "4"}, {"step": -1}, {"more": 1}, {"layout": [1]}, {"total": [1]}, {"done": None, "best": "x"}]
+)
+def test_a_field_that_is_not_as_it_should_be_is_damage(tmp_path, change):
+    path = write(tmp_path, 4)
+    record = json.loads((path / "progress.json").read_text())
+    (path / "progress.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(CorruptFileError, match="step-00000004"):
+        checkpoint.load(path)

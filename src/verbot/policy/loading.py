@@ -127,7 +127,7 @@ def _statistics(content: bytes, spec: RobotSpec, path: Path) -> Statistics:
     record = json_table(content, path)
     try:
         found = Statistics.from_json(record)
-    except (DataError, AttributeError, OverflowError) as error:
+    except (DataError, OverflowError) as error:
         raise PolicyError(f"{path}: {_line(error)}") from error
     vectors: dict[str, tuple[Component, ...]] = {"action": spec.action} | ({"state": spec.state} if spec.state else {})
     for name, components in vectors.items():

@@ -37,6 +37,15 @@ class TrainingProgress:
     layout: dict[str, list[int]] = field(default_factory=dict)  # of the weight vector
     seconds: float = 0.0  # training time over all sessions
 
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what a file cannot mean."""
+        numbers = (self.total, self.done, self.best, self.seconds)
+        counts = (self.step, self.skipped, self.skipped_in_a_row, self.since_best, self.rounds)
+        if not all(type(each) is int and each >= 0 for each in counts):
+            raise TypeError(f"its counts are {counts}; expected whole numbers")
+        if not all(each is None or isinstance(each, int | float) for each in numbers) or not isinstance(self.layout, dict):
+            raise TypeError(f"its numbers are {numbers}, or its layout is no table")
+
     def advance(self) -> None:
         """Count one step; `done` reaches 1 at `total`, smoothly even if `total` changes."""
         if self.total is not None:

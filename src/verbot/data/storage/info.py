@@ -164,7 +164,7 @@ def _seal_problems(info: Mapping[str, Any]) -> Iterator[str]:
 
 def _template_problems(template: object) -> Iterator[str]:
     """Only plain numbers and names are filled in, so that a template stays below the dataset and short."""
-    if not isinstance(template, str) or "\0" in template or len(template) > 300:
+    if not isinstance(template, str) or not template.isprintable() or len(template) > 300:
         yield "expected the place of a file"
         return
     if template.startswith("/") or ".." in template.split("/"):

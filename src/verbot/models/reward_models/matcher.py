@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError, PolicyError
 from verbot.files import write_atomic
+from verbot.models.allocation import AllocationBudget
 from verbot.models.encoders.language.minilm import WIDTH, FrozenEncoder, frozen_encoder
 from verbot.models.encoders.language.tokenizer import split_words
 from verbot.models.reward_models import reward_models
@@ -129,10 +130,17 @@ class Matcher(nn.Module):
             raise PolicyError(f"{path} is not a reward model: {error}") from error
         if metadata.get("format") not in (FORMAT, OLD_FORMAT):
             raise PolicyError(f"{path} is not a reward model: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
-        matcher = Matcher(**json.loads(metadata["options"]))
-        if metadata["minilm"] != matcher._frozen.sha256:
-            raise PolicyError(f"{path} was trained on other MiniLM weights, sha256 {metadata['minilm']}")
-        matcher.load_state_dict(load_file(path))
+        if metadata.get("minilm") != frozen_encoder().sha256:
+            raise PolicyError(f"{path} was trained on other MiniLM weights, sha256 {metadata.get('minilm')}")
+        try:
+            weights = load_file(path)
+            with AllocationBudget(2**22 + 3 * sum(weight.numel() for weight in weights.values()), 10_000):
+                matcher = Matcher(**json.loads(metadata["options"]))
+            matcher.load_state_dict(weights)
+        except (ConfigError, SafetensorError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+            raise PolicyError(f"{path} is not a reward model: {' '.join(str(error).split())[:400]}") from error
+        if wrong := [name for name, weight in matcher.state_dict().items() if not weight.isfinite().all()]:
+            raise PolicyError(f"{path}: the weight {wrong[0]} is not finite")
         return matcher.eval()
 
     def _contexts(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
