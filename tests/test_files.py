@@ -17,7 +17,7 @@ import pytest
 from verbot import files, folders
 from verbot.errors import DataError, UnwritableError
 from verbot.files import LineLog, below, hold, lock, read_lines, replacing, write_atomic
-from verbot.folders import recover, remove_folder, write_folder
+from verbot.folders import is_blank, recover, remove_folder, write_folder
 
 SOURCE = Path(files.__file__).parent
 OLD, NEW = {"a": b"old" * 9, "b": b"old"}, {"a": b"new" * 9, "c": b"new"}
@@ -99,6 +99,16 @@ def test_a_policy_that_an_older_version_was_replacing_is_found(tmp_path):
     assert recover(tmp_path / "folder") and content(tmp_path / "folder") == OLD
     write_folder(tmp_path / "folder", NEW)
     assert [*tmp_path.iterdir()] == [tmp_path / "folder"]
+
+
+def test_a_folder_with_a_lock_and_drafts_alone_is_blank(tmp_path):
+    assert is_blank(tmp_path / "none")
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/.info.json.1-0.tmp").write_bytes(b"")
+    with hold(tmp_path, "busy"):
+        assert is_blank(tmp_path)
+    (tmp_path / "meta/info.json").write_bytes(b"")
+    assert not is_blank(tmp_path)
 
 
 def test_a_folder_never_takes_the_place_of_a_file(tmp_path):

@@ -68,6 +68,11 @@ def recover(path: Path) -> bool:
     return True
 
 
+def is_blank(path: Path) -> bool:
+    """Whether there is no folder, or only hidden files in it, such as the lock and the drafts of a process that was killed."""
+    return not any(found.is_file() and not found.name.startswith(".") for found in path.rglob("*"))
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder, as far as that is allowed, so that it is never seen in part.
 

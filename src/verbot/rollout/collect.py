@@ -20,6 +20,7 @@ from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.envs.seeding import generator
 from verbot.errors import ConfigError, DataError, SimulationError
+from verbot.folders import is_blank
 from verbot.parallel.progress import Progress
 from verbot.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SEED, STRENGTH, check_ranges
 from verbot.rollout.episode import EpisodeRunner, Supervised, Transition
@@ -339,7 +340,7 @@ def drawn_axes(config: CollectConfig, index: int) -> dict[str, int]:
 
 def _resume(path: Path, config: CollectConfig) -> tuple[int, int, int, int]:
     """(episodes saved, frames saved, episodes tried, simulator errors) of an earlier, interrupted call."""
-    if not path.exists():
+    if is_blank(path):
         return 0, 0, 0, 0
     dataset = open_dataset(path)
     if not len(dataset):

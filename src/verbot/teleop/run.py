@@ -13,6 +13,7 @@ from verbot.contracts import Agent, Env, Pictured, TaskEnv
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import ConfigError
+from verbot.folders import is_blank
 from verbot.ranges import COUNT_OR_NONE, PORT, SEED, STRENGTH, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.spec import RobotSpec, UInt8Array
@@ -154,7 +155,7 @@ def _pictures(env: Env, images: Mapping[str, UInt8Array], pixels: int) -> dict[s
 
 def _resume(path: Path) -> tuple[int, int, int]:
     """(next scene, episodes saved, simulator errors) of the dataset at `path`."""
-    if not path.exists() or not any(path.iterdir()):
+    if is_blank(path):
         return 0, 0, 0
     stamps = [episode.extras.get("collection", {}) for episode in open_dataset(path)]
     attempts = {stamp["attempt"] for stamp in stamps if "attempt" in stamp}

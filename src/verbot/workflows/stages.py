@@ -13,6 +13,7 @@ from verbot.configuration import written_yaml
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, MissingDependencyError, install_command
 from verbot.evaluation.report.summary import versions
+from verbot.folders import is_blank
 from verbot.models.registries import Part
 from verbot.recipes.config import Imitation, Recipe, Reinforcement
 from verbot.recipes.overrides import registry_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def demonstrations(collection: CollectConfig, path: Path, progress: bool = True) -> Path:
     """The demonstrations of `collection` at `path`, collected as far as they are not there yet."""
-    if not (path.exists() and len(open_dataset(path)) >= collection.episodes):
+    if is_blank(path) or len(open_dataset(path)) < collection.episodes:
         collect.run(collection, path, progress)
     return path
 

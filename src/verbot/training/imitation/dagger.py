@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from verbot.data import DatasetWriter, open_dataset
 from verbot.envs import make_env
 from verbot.errors import TrainingError
+from verbot.folders import is_blank
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import demonstrations, stamped
 from verbot.training.imitation.dagger_worker import CorrectionSetup
@@ -67,7 +68,7 @@ def _collect(config: DaggerConfig, setup: CorrectionSetup, path: Path, workers: 
     with closing(make_env(config.env, **config.options)) as env:
         spec = env.robot_spec
     saved, attempts, successes = 0, 0, 0
-    if path.exists():
+    if not is_blank(path):
         dataset = open_dataset(path)
         saved = len(dataset)
         last = dataset[saved - 1].extras["collection"] if saved else {"attempt": -1, "won": 0}
