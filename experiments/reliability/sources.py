@@ -131,6 +131,15 @@ def imported(source: Path, options: tuple[str, ...], folder: Path) -> Callable[[
     return work
 
 
+def report_of(path: Path) -> dict[str, Any]:
+    """What the command printed as JSON; nothing if it printed none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def run(name: str, source: Path, options: tuple[str, ...], folder: Path, limit_s: float) -> Outcome:
     """Import `source` and judge how that ended."""
     status, seconds = in_child(imported(source, options, folder), limit_s)
@@ -147,16 +156,15 @@ def run(name: str, source: Path, options: tuple[str, ...], folder: Path, limit_s
         found.last_line = f"signal {os.WTERMSIG(status)}; {found.last_line}"
     else:
         code = os.WEXITSTATUS(status)
+        report = report_of(folder / "out")
+        lines += [f"skipped {one}" for one in report.get("skipped", ())] if not lines else []
         if "Traceback" in errors or code not in (0, 1, 2):
             found.result = "traceback"
         elif (code and not lines) or (code == 2 and not lines[-1].startswith("verbot: ")):
             found.result = "untyped"
         else:
             found.result = ("good", "partial", "refused")[code]
-            try:
-                found.episodes = json.loads((folder / "out").read_text())["episodes"]
-            except (ValueError, KeyError):
-                found.episodes = 0
+            found.episodes = int(report.get("episodes", 0))
     return found
 
 

@@ -177,7 +177,7 @@ def test_archives_are_held_against_their_sizes(tmp_path):
         open_tensors(path, "language")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("actions.npy", b"x")
-    with pytest.raises(CorruptFileError, match=r"compressed by method 12; expected members stored or deflated"):
+    with pytest.raises(CorruptFileError, match=r"compressed by method 12; expected files stored or deflated"):
         open_tensors(path, "language")
 
 

@@ -131,7 +131,7 @@ def other_size(group, source):
         (lambda g, s: g[0].update(image_path="../../x.png"), "is not a path within the manifest's folder"),
         (lambda g, s: g[0].update(image_path="none.png"), "none.png: cannot be read (No such file or directory)"),
         (lambda g, s: g[0].update(image_path="none.mp4"), "none.mp4: cannot be read (No such file or directory)"),
-        (lambda g, s: g[0].update(image_path=["a.png", "b.png"]), "a.png: is a folder; expected a plain file"),
+        (lambda g, s: g[0].update(image_path=["a.png", "b.png"]), "entry 0 has 2 pictures of camera 'image' for 1 actions"),
         (lambda g, s: g[0].update(image_path=3), "entry 0: image_path is int; expected a path, a list or an object"),
         (lambda g, s: g[0].update(image_path={"left": "a.png"}), "entry 1 has cameras image; the first has left"),
         (lambda g, s: g[0].update(robot_state=[[1.0] * 4] * 2), "entry 0: robot_state has shape (2, 4) for 1 actions"),
