@@ -23,7 +23,6 @@ EXCEPTIONS: dict[str, str] = {
     "models/reward_models/huggingface.py::PretrainedRewardModel.__init__": "a model's configuration has the fields of its family",
     "data/storage/cached_rows.py::allocate": "os.posix_fallocate exists on some systems only",
     "folders.py::_renameat2": "renameat2 exists in the C library of some systems only",
-    "policy/loading.py::_statistics": "JSON may hold anything",
     "parallel/workers.py::cores": "os.sched_getaffinity exists on some systems only",
     "rollout/results.py::read_results": "a line of JSON may hold anything",
     "training/distributed/device.py::to_device": "a mark on a tensor",

@@ -10,7 +10,6 @@ import pytest
 
 from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run_evaluation
-from verbot.evaluation.protocol.run import LOCK
 from verbot.files import lock
 from verbot.parallel.workers import WorkerError
 from verbot.rollout.results import EpisodeResult, ResultsJournal
@@ -149,7 +148,7 @@ def test_a_second_evaluation_into_one_folder_is_refused_at_once(tmp_path: Path) 
     evaluate(tmp_path, **lean)
     before = (tmp_path / "results.jsonl").read_bytes()
     with (
-        lock(tmp_path / LOCK, wait=False, holder="a test"),  # as the other process holds it
+        lock(tmp_path / ".lock", wait=False, holder="a test"),  # as the other process holds it
         pytest.raises(DataError, match=f"{tmp_path}: another evaluation runs here; choose another folder, or wait for it"),
     ):
         evaluate(tmp_path, **lean | {"episodes": 4})

@@ -22,7 +22,7 @@ from verbot.evaluation.protocol.intervals import difference, mcnemar
 from verbot.evaluation.report.clips import VideoClip, choose
 from verbot.evaluation.report.page import write_report
 from verbot.evaluation.report.summary import Summary
-from verbot.files import lock, write_atomic
+from verbot.files import hold, write_atomic
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
 from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, PolicySource
@@ -30,8 +30,6 @@ from verbot.rollout.evaluation import EvaluationSetup, RecordVideo
 from verbot.rollout.pool import ClusterPool, Pool, open_pool
 from verbot.rollout.results import EpisodeResult, ResultsJournal
 from verbot.rollout.vector import EnvFactories, MakeEnv
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def run_evaluation(
     name = policy if isinstance(policy, str) else policy.name
     if isinstance(policy, str) and policy not in POLICY_FREE_AGENTS:
         raise ConfigError(f"there is no agent {policy!r} without a policy; known: {', '.join(POLICY_FREE_AGENTS)}")
-    with lock(out / LOCK, wait=False, holder="another evaluation runs here; choose another folder, or wait for it"):
+    with hold(out, "another evaluation runs here; choose another folder, or wait for it"):
         config = _fitted(config, policy, make)
         _claim(out, policy, config)
         return _evaluate(policy, config, out, Conduct(name, make, command, progress, cluster))
