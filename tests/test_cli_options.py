@@ -134,11 +134,11 @@ def test_those_of_an_import(capsys, monkeypatch, tmp_path):
     line = (
         f"data import logs new --format mcap --limit 2 --rate-hz {spec.rate_hz} --robot aloha --spec {tmp_path}/spec.json"
         " --instruction 'fold it' --set split=/x images.front=/y --map action=/z,/w --json"
-        " --images image"
+        " --images image --strict --max-episode-gb 4"
     )
     given, named = reached(capsys, monkeypatch, "verbot.data.importers.convert.import_dataset", line)
     options = {"split": "/x", "images": {"front": "/y"}, "action": ("/z", "/w")}
-    config = ImportConfig("mcap", 2, spec.rate_hz, "aloha", spec, "fold it", options, "image")
+    config = ImportConfig("mcap", 2, spec.rate_hz, "aloha", spec, "fold it", options, "image", True, 4.0)
     assert (given, named) == ((Path("logs"), Path("new"), config), {"progress": True})
 
 

@@ -122,7 +122,7 @@ def test_own_templates_are_loaded(tmp_path):
     [
         ("- pick", "expected a mapping of verbs"),
         ("", "expected a mapping of verbs"),
-        ("pick: [", "not YAML"),
+        ("pick: [", "cannot read .*, but found"),
         ("pik: ['get the {object}']", "no verb 'pik'. Did you mean 'pick'"),
         ("pick: get the {object}", "'pick' needs a non-empty list"),
         ("pick: []", "'pick' needs a non-empty list"),

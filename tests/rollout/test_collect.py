@@ -108,7 +108,7 @@ def test_every_attempt_draws_its_strengths_from_its_number_and_the_dataset_tells
     [
         ({"randomize": {"camera_dropout": 2}}, "randomize cannot draw camera_dropout"),
         ({"randomize": {"camera": 2}, "axes": {"camera": 1}}, "'camera' has a fixed strength in axes and a drawn one"),
-        ({"randomize": {"camera": 5}}, "axis 'camera' has strength 5"),
+        ({"randomize": {"camera": 5}}, "randomize.camera is 5; expected at least 0 and at most 3"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_anything_is_played(settings, message, tmp_path):
