@@ -81,7 +81,7 @@ class Room:
         return Room(min(limits.connections, most), call, max(2**26, 3 * limits.message_bytes) if budget is None else budget)
 
     def admits(self, connection: Connection) -> bool:
-        """Whether more may be read of a message that is received. The oldest goes on, unless what is dealt with takes the room."""
+        """Whether more may be read of a message that is received. The oldest goes on unless what is dealt with fills the room."""
         if self.held <= self.bytes or connection not in self.receiving:
             return True
         return next(iter(self.receiving)) is connection and self.answering <= self.bytes / 4
