@@ -123,9 +123,9 @@ def late_policy(steps: int) -> tuple[HoldAgent, list[float]]:
 
 def test_a_policy_slower_than_a_period_acts_with_the_rows_that_are_still_due() -> None:
     _, actions = late_policy(2)
-    acted = {step: action for step, action in enumerate(actions) if action}
-    assert len(acted) == 22
-    assert all(action == pytest.approx(1 + step / SPEC.rate_hz) for step, action in acted.items()), "no row is executed late"
+    moved = {step: action for step, action in enumerate(actions) if action}
+    assert len(moved) == 22
+    assert all(action == pytest.approx(1 + step / SPEC.rate_hz) for step, action in moved.items()), "no row is executed late"
     agent, actions = late_policy(9)
     assert not any(actions) and agent.holds == 30
 

@@ -33,4 +33,5 @@ def identity_of(files: Mapping[str, bytes]) -> str:
 def checksums(network: torch.nn.Module) -> tuple[int, ...]:
     """One for each weight and buffer. Unlike versions of tensors they notice every change, on every device."""
     weights = (*network.parameters(), *network.buffers())
-    return tuple(zlib.crc32(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()) for weight in weights)
+    flat = (weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy() for weight in weights)
+    return tuple(zlib.crc32(memoryview(each)) for each in flat)
