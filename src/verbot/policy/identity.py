@@ -34,4 +34,4 @@ def checksums(network: torch.nn.Module) -> tuple[int, ...]:
     """One for each weight and buffer. Unlike versions of tensors they notice every change, on every device."""
     weights = (*network.parameters(), *network.buffers())
     flat = (weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy() for weight in weights)
-    return tuple(zlib.crc32(memoryview(each)) for each in flat)
+    return tuple(zlib.crc32(each.data) for each in flat)
