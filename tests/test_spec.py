@@ -42,6 +42,7 @@ def test_a_record_that_is_no_spec_is_refused(record):
         (lambda: Camera("front", 4, 6, intrinsics=(1.0,)), "1 intrinsics; expected 9"),
         (lambda: Camera("front", 4, 6, extrinsics=(1.0,)), "1 extrinsics; expected 16"),
         (lambda: dataclasses.replace(SPEC, rate_hz=0), "rate 0 Hz; expected more than 0"),
+        (lambda: dataclasses.replace(SPEC, name=["toy"]), "the name of the robot is list, not text"),
         (lambda: dataclasses.replace(SPEC, cameras=(CAMERA, CAMERA)), "camera name twice: front, front"),
         (lambda: dataclasses.replace(SPEC, action=(MOVE, MOVE)), "action name twice"),
         (

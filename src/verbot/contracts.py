@@ -45,6 +45,16 @@ class IdentifiedPolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class RememberingPolicy(Policy, Protocol):
+    """A policy that says how large its memories become, so that a server can tell them from misuse."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that `ActionChunk.memory` holds; 0 for a policy without memory."""
+        ...
+
+
+@runtime_checkable
 class Agent(Protocol):
     """Acts in one episode and holds that episode's state."""
 

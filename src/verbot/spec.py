@@ -152,7 +152,7 @@ class RobotSpec:
     frames: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_texts("the name of the robot", self.name)
+        check_texts("the name of the robot", (self.name,))
         check_rate(self.name, self.rate_hz)
         for frame in self.frames:
             check_name("frame", frame)

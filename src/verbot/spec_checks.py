@@ -23,10 +23,9 @@ def check_name(kind: str, name: object) -> None:
         raise SpecError(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} is called {name!r:.200}; {problem}")
 
 
-def check_texts(what: str, texts: object) -> None:
+def check_texts(what: str, texts: Sequence[object]) -> None:
     """Raise `SpecError` unless `texts` are all text that can be stored."""
-    listed = texts if isinstance(texts, list | tuple) else (texts,)
-    for text in listed:
+    for text in texts:
         if problem := text_problem(text):
             raise SpecError(f"{what} {problem}: {text!r:.80}; expected plain text")
 

@@ -93,6 +93,55 @@ def test_a_late_answer_is_dropped_and_no_step_takes_longer_than_its_time_limit()
     assert policy.times == [0.0, 9.0]
 
 
+def late_policy(steps: int) -> tuple[HoldAgent, list[float]]:
+    """Its predictions take `steps` periods; the actions of 30 steps, each the time of its row plus 1, or 0 while it is held."""
+    policy = Fallible()
+    gate = threading.Event()
+
+    def predict(observations: Sequence[Observation]) -> list[ActionChunk]:
+        (seen,) = observations
+        assert gate.wait(5)
+        gate.clear()
+        values = np.zeros((8, 4), np.float32)
+        values[:, 0] = 1 + seen.time_s + np.arange(8) / SPEC.rate_hz
+        return [ActionChunk(values, seen.time_s)]
+
+    policy.predict = predict  # type: ignore[method-assign]
+    agent = HoldAgent(ChunkAgent(policy, execute=8), timeout_s=0.002)
+    agent.reset("go")
+    actions, age = [], 0
+    for step in range(30):
+        pending = agent._pending
+        if pending is not None and (age := age + 1) >= steps:
+            gate.set()
+            assert pending.done.wait(5)
+            age = 0
+        actions.append(float(agent.act(at(step / SPEC.rate_hz))[0]))
+    gate.set()
+    return agent, actions
+
+
+def test_a_policy_slower_than_a_period_acts_with_the_rows_that_are_still_due() -> None:
+    _, actions = late_policy(2)
+    moved = {step: action for step, action in enumerate(actions) if action}
+    assert len(moved) == 22
+    assert all(action == pytest.approx(1 + step / SPEC.rate_hz) for step, action in moved.items()), "no row is executed late"
+    agent, actions = late_policy(9)
+    assert not any(actions) and agent.holds == 30
+
+
+def test_a_late_chunk_of_an_observation_without_a_clock_is_dropped() -> None:
+    agent = holding(policy := Fallible(), timeout_s=0.02)
+    policy.fault = wait = threading.Event()
+    agent.act(at(0.0))
+    pending = agent._pending
+    wait.set()
+    assert pending is not None and pending.done.wait(5)
+    agent.timeout_s = 5.0
+    agent.act(at(0.0))
+    assert policy.times == [0.0, 0.0]
+
+
 def test_other_errors_are_raised_also_late_ones_but_not_those_of_an_episode_before() -> None:
     agent = holding(policy := Fallible())
     policy.fault = WireError("a chunk that is not finite")

@@ -9,7 +9,7 @@ from websockets.sync.client import connect
 
 from verbot.contracts import Policy
 from verbot.deploy import PolicyServer
-from verbot.errors import WireError
+from verbot.errors import ConfigError, WireError
 from verbot.remote import RemotePolicy, decode, encode
 from verbot.remote.codec import observation_to_wire
 from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
@@ -22,6 +22,7 @@ class Echo:
     """Answers with the state, twice; fails on the instruction "fail"."""
 
     spec = SPEC
+    memory_bytes = 0
 
     def predict(self, observations):
         if any(o.instruction == "fail" for o in observations):
@@ -132,6 +133,36 @@ def test_a_request_holds_no_more_than_the_spec_asks_for(server):
         with pytest.raises(ConnectionClosed, match="1009"):
             socket.send(bytes(small.message_bytes + 1))
             socket.recv(timeout=5)
+
+
+def test_a_memory_as_large_as_the_policy_says_is_read(server, monkeypatch):
+    request = encode({"id": 3, "observations": [{**observation_to_wire(observation(0.5)), "memory": {"m": np.zeros(10**6)}}]})
+    assert "are read" in decode(server.answer(request))["error"]["message"]
+    for memory_bytes in (8 * 10**6, None):  # what a policy says, and what is assumed of one that says nothing
+        monkeypatch.setattr(Echo, "memory_bytes", memory_bytes)
+        if memory_bytes is None:
+            monkeypatch.delattr(Echo, "memory_bytes")
+        with PolicyServer(Echo()) as large:
+            assert "chunks" in decode(large.answer(request))
+
+
+def test_a_policy_that_leaves_or_cannot_say_why_is_an_error_of_its_request(server, monkeypatch):
+    class Silent(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+    request = encode({"id": 4, "observations": [observation_to_wire(observation(0.5))]})
+    for error, message in ((SystemExit("bye"), "SystemExit: bye"), (Silent(), "Silent: its message cannot be shown")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Echo, "predict", lambda self, observations, error=error: (_ for _ in ()).throw(error))
+            assert message in decode(ask(server, request))["error"]["message"]
+        assert "chunks" in decode(ask(server, request))
+
+
+@pytest.mark.parametrize("options", [{"observations": n} for n in (0, -1, 2.5, True)] + [{"tls": ("cert.pem",)}])
+def test_wrong_arguments_are_named(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        PolicyServer(Echo(), **options)
 
 
 def test_half_a_character_is_no_instruction(server):

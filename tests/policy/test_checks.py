@@ -10,11 +10,12 @@ import pytest
 import torch
 from tests.policy.test_policy import CONFIG, SPEC, TEXTS, make_policy, observation, statistics
 
-from verbot.contracts import IdentifiedPolicy
+from verbot.contracts import IdentifiedPolicy, RememberingPolicy
 from verbot.errors import PolicyError, SpecError
 from verbot.models.registries import Part
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.storage import STARTER
 from verbot.statistics import Statistics
 
 PREVIOUS = Part("action", {"hidden": 16})
@@ -111,3 +112,25 @@ def test_the_identity_is_that_of_the_saved_policy_and_changes_with_every_weight(
     assert policy.identity != identity
     policy.network.load_state_dict(make_policy().network.state_dict())
     assert policy.identity == identity
+    next(policy.network.head.parameters()).data.add_(1)
+    assert policy.identity != identity
+    with torch.inference_mode():
+        assert make_policy().identity == identity
+
+
+def test_a_loaded_policy_is_the_one_of_its_folder() -> None:
+    starter = load_policy("starter")
+    assert starter.identity == policy_identity(STARTER)
+
+
+def test_a_policy_says_how_large_its_memory_becomes() -> None:
+    policy = make_policy(dataclasses.replace(CONFIG, history=3, stride=2, previous_action=PREVIOUS))
+    assert isinstance(policy, RememberingPolicy) and make_policy(dataclasses.replace(CONFIG, history=1)).memory_bytes == 0
+    memory = None
+    for step in range(12):
+        seen = dataclasses.replace(observation(), memory=memory, time_s=step / SPEC.rate_hz)
+        (chunk,) = policy.predict([seen])
+        memory = chunk.memory
+    assert memory is not None
+    held = sum(array.nbytes for array in memory.values())
+    assert held <= policy.memory_bytes < 2 * held

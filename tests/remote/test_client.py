@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import socket
 import ssl
@@ -21,6 +22,8 @@ from verbot.contracts import IdentifiedPolicy
 from verbot.errors import ConfigError, ConnectionLostError, VerbotError, WireError
 from verbot.remote import RemotePolicy, decode, encode
 from verbot.remote.codec import MAX_BYTES, VERSION
+from verbot.remote.greeting import Greeting
+from verbot.remote.transport import Transport
 from verbot.spec import ActionChunk, Component, Observation, RobotSpec
 
 STEP = Component("x", "position_delta", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
@@ -224,19 +227,64 @@ def test_a_wrong_greeting_is_a_typed_error(greeting: dict[str, Any]) -> None:
 
 def test_limits_of_the_server_are_kept() -> None:
     with serving(limits={"observations": 1, "message_bytes": 1000}) as url, RemotePolicy(url) as policy:
-        with pytest.raises(WireError, match="2 observations; .* reads at most 1"):
-            policy.predict([NOW, NOW])
+        assert len(policy.predict([NOW] * 3)) == 3, "sent one at a time"
         with pytest.raises(WireError, match=r"bytes; .* reads at most 1000"):
             policy.predict([Observation({}, np.zeros(3, np.float32), "x" * 1000)])
         policy.predict([NOW])
 
 
+def test_too_large_requests_are_sent_in_parts() -> None:
+    seen: list[int] = []
+
+    def count(connection: ServerConnection, number: int) -> dict[str, Any]:
+        return {"id": number, "chunks": [chunk(np.full((2, 3), number))] * seen[-1]}
+
+    def decoded(data: Any, read: Any = decode) -> Any:
+        message = read(data)
+        seen.append(len(message["observations"]))
+        return message
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "decode", decoded)
+        with serving(count, limits={"observations": 64, "message_bytes": 6000}) as url, RemotePolicy(url) as policy:
+            chunks = policy.predict([Observation({}, np.zeros(3, np.float32), "x" * 900)] * 5)
+    assert len(chunks) == sum(seen) == 5 and len(seen) > 1
+
+
+def test_a_busy_server_is_asked_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verbot.remote.client.BUSY_S", 0.05)
+    asked: list[float] = []
+
+    def busy(connection: ServerConnection, number: int) -> Any:
+        asked.append(time.monotonic())
+        if len(asked) > 3:
+            return good(connection, number)
+        connection.close(1013, "others wait")
+
+    with serving(busy) as url, RemotePolicy(url) as policy:
+        assert len(policy.predict([NOW])) == 1
+    assert len(asked) == 4 and all(later - earlier >= 0.05 for earlier, later in itertools.pairwise(asked))
+
+
+def test_a_policy_that_is_closed_while_it_connects_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as url:
+        policy = RemotePolicy(url)
+        policy._drop()
+        read, given_up = Greeting.read, []
+        monkeypatch.setattr(Greeting, "read", lambda data, url: (policy.close(), read(data, url))[1])
+        monkeypatch.setattr(Transport, "give_up", lambda self, end=Transport.give_up: (given_up.append(self), end(self))[1])
+        with pytest.raises(WireError, match="was closed"):
+            policy.predict([NOW])
+        assert given_up and policy._transport is None
+
+
 def test_a_token_is_sent_and_its_refusal_named() -> None:
     seen: list[str | None] = []
+    refused: tuple[int, str] = (401, "")
 
     def admit(connection: ServerConnection, request: Any) -> Any:
         seen.append(request.headers.get("Authorization"))
-        return None if seen[-1] == "Bearer open-sesame" else connection.respond(401, "")
+        return None if seen[-1] == "Bearer open-sesame" else connection.respond(*refused)
 
     def greet(connection: ServerConnection) -> None:
         connection.send(encode({"verbot": VERSION, "spec": SPEC.to_json()}))
@@ -248,8 +296,11 @@ def test_a_token_is_sent_and_its_refusal_named() -> None:
             assert policy.spec == SPEC and policy.identity == ""
         with pytest.raises(WireError, match=r"refuses this client \(HTTP 401\); give RemotePolicy the server's token"):
             RemotePolicy(url)
+        refused = 403, "wrong host: use the address of the loopback\n"
+        with pytest.raises(WireError, match=r"\(HTTP 403\): wrong host: use the address of the loopback$"):
+            RemotePolicy(url)
         server.shutdown()
-    assert seen == ["Bearer open-sesame", None]
+    assert seen == ["Bearer open-sesame", None, None]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_an_invalid_array_is_refused(changes):
         msgpack.packb(None),
         msgpack.packb({1: 2}),
         msgpack.packb({b"k": 2}),
+        b"\x81\xa1a\xc7\x00\x05",  # an extension of no bytes
         msgpack.packb({"a": 1}) + b"x",
         b"\x81\xa1a\xd9\x02\xff\xfe",
         b"\x91" * 5000 + b"\xc0",

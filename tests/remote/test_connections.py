@@ -210,16 +210,34 @@ def test_what_no_client_should_send_closes_its_connection(server, data, code):
     assert echoes(server)
 
 
-def test_messages_beyond_the_room_are_refused():
-    server = ConnectionServer(Echo(), "127.0.0.1", 0, replace(LIMITS, unfinished_bytes=60000))
-    raws = [open_socket(server) for _ in range(2)]
-    for raw in raws:
-        raw.sendall(b"\x82\xff" + (2**19).to_bytes(8, "big") + b"\0" * 50000)
+def test_messages_beyond_the_room_wait_for_it_the_oldest_first(monkeypatch):
+    server = ConnectionServer(Echo(), "127.0.0.1", 0, replace(LIMITS, unfinished_bytes=60000, silence_s=4.0, send_s=4.0))
+    size, raws = 2**18, [open_socket(server) for _ in range(5)]
+    for raw in raws:  # each has begun a message; together they are more than the server holds
+        raw.sendall(b"\x82\xff" + size.to_bytes(8, "big") + b"\0" * 50000)
         time.sleep(0.02)
-    assert raws[1].recv(4096)[2:4] == (1013).to_bytes(2, "big")
-    assert echoes(server)
+    assert 60000 < server._room.held < 60000 + 5 * (2**16 + 2**12) and server._room.waiting > 0
+    assert echoes(server), "a small message needs no room"
+    threads = [threading.Thread(target=raw.sendall, args=(bytes(size - 50000 + 4),)) for raw in reversed(raws)]
+    for thread in threads:
+        thread.start()
     for raw in raws:
-        until_dropped(raw)
+        received = 0
+        while received < size:
+            received += len(raw.recv(2**16))
+    # The oldest stops sending, and the others do not wait for it forever.
+    monkeypatch.setattr(one_client, "GRACE_S", 0.2)
+    for raw in raws[:2]:
+        raw.sendall(b"\x82\xff" + size.to_bytes(8, "big") + b"\0" * 50000)
+        time.sleep(0.02)
+    monkeypatch.setattr(one_client, "LEAST_WHILE_OTHERS_WAIT", 2**22)
+    with pytest.raises(ConnectionError):
+        start = time.monotonic()
+        while time.monotonic() - start < 3:
+            raws[0].sendall(b"\0")
+            time.sleep(0.02)
+    for thread, raw in zip(threads, raws, strict=True):
+        thread.join()
         raw.close()
     time.sleep(0.1)
     assert server._room.held == 0

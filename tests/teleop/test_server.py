@@ -88,6 +88,8 @@ def test_another_page_of_the_same_browser_cannot_connect(server):
         assert refusal(server, origin=origin) == (403, expected)
     status, text, _ = get(server.url, Host=f"elsewhere.example:{server.port}")
     assert (status, text) == (403, "wrong host: open this page on the machine that serves it")
+    for host in ("localhost", "127.0.0.1", "[::1]"):  # without a port, as a browser says it for port 80
+        assert get(server.url, Host=host)[0] == 200
     with Page(server.url.replace("127.0.0.1", "localhost")) as page:  # as through a tunnel
         assert page.hello["mode"] == "teleop"
 

@@ -1,4 +1,6 @@
 import json
+import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -54,8 +56,8 @@ class Served:
     identity = "a" * 64
     spec = None
 
-    def __init__(self, url):
-        self.url = url
+    def __init__(self, url, token=None, cafile=None):
+        self.url, self.token, self.cafile = url, token, cafile
 
     def __enter__(self):
         return self
@@ -79,6 +81,23 @@ def test_a_served_policy_is_known_by_its_content_not_by_its_address(monkeypatch)
         first.load()
     monkeypatch.setattr(Served, "identity", "")  # an older server does not say: its results are not mixed with any
     assert load_policy.policy_source(url).identity.startswith(f"unknown to {url} at ")
+
+
+def test_a_token_and_certificates_come_from_the_environment(monkeypatch):
+    monkeypatch.setattr("verbot.remote.RemotePolicy", made := Mock(side_effect=Served))
+    monkeypatch.setenv("VERBOT_TOKEN", "secret")
+    monkeypatch.setenv("VERBOT_CAFILE", "cert.pem")
+    for call in (load_policy.open_policy, load_policy.policy_spec, load_policy.policy_source):
+        call("wss://robot.example:1")
+        made.assert_called_with("wss://robot.example:1", token="secret", cafile="cert.pem")
+    assert load_policy.open_policy("ws://127.0.0.1:1").cafile is None
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, '{"spec": 3}', '{"spec": []}'])
+def test_the_robot_of_a_damaged_policy_is_not_known(text, folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "policy")
+    (damaged / "policy.json").write_text(text)
+    assert load_policy.policy_spec(str(damaged)) is None
 
 
 def test_the_starter_policy_lies_in_the_package(monkeypatch, tmp_path, folder):

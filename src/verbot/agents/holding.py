@@ -60,8 +60,9 @@ class HoldAction:
 
 @dataclass
 class Prediction:
-    """A prediction in a thread of its own."""
+    """A prediction in a thread of its own, for an agent's `query` about an `observation`."""
 
+    observation: Observation
     query: Observation
     chunk: ActionChunk | None = None
     error: Exception | None = None
@@ -85,12 +86,19 @@ class HoldAgent:
     """Wraps an agent for a robot in real time: if its policy has no answer within a time limit, the robot is held.
 
     `act` returns within `timeout_s`, whatever the policy does. A policy that is lost or late (`ConnectionLostError`, or no answer
-    yet) makes it return the `HoldAction` at once and try again at the next step. After a hold it acts only on an observation
-    that was taken later: what was predicted before is dropped. It is the outermost wrapper. A hold is no emergency stop.
+    yet) makes it return the `HoldAction` and try again at the next step.
+
+    What was predicted before a hold is dropped. It ends with a chunk from an observation that was taken when the hold began, or
+    later: of a chunk that comes late, only rows that are still due are executed, each at its time. So a policy that takes longer
+    than a step acts with the rest of each chunk, if the agent executes more rows than a prediction takes periods; an agent that
+    asks at every step (`EnsembleAgent`, ``execute=1``) holds for ever behind a policy that always takes longer than `timeout_s`.
+    Observations without a clock (all at 0 s) have no rows that are still due, so late chunks are dropped.
+
+    It is the outermost wrapper. A hold is no emergency stop.
 
     Args:
         agent: acts while the policy answers; one that can be interrupted, as all of `verbot.agents`.
-        timeout_s: time limit of each step; by default one control period.
+        timeout_s: time limit of each step; by default one control period. A policy that answers later is used too, see above.
 
     Raises:
         ConfigError: the agent cannot be interrupted, or no hold is known for this robot.
@@ -128,11 +136,13 @@ class HoldAgent:
         if pending is not None:
             if not pending.done.is_set():
                 return self._held(observation, "the policy has not answered yet")
-            self._pending = None  # its chunk is from before the hold
+            self._pending = None
             pending.raise_unless_lost()
+            if pending.chunk is not None and not pending.is_old and observation.time_s > pending.observation.time_s:
+                self._agent.receive(pending.chunk)  # its query began the hold, or was made in it; past rows are skipped
         query = self._agent.next_query(observation)
         if query is not None:
-            reason = self._receive(query, deadline) or (
+            reason = self._receive(observation, query, deadline) or (
                 "" if self._agent.next_query(observation) is None else "its answer is late"
             )
             if reason:
@@ -141,12 +151,14 @@ class HoldAgent:
         self._last = self._agent.act(observation)
         return self._last
 
-    def _receive(self, query: Observation, deadline: float) -> str:
+    def _receive(self, observation: Observation, query: Observation, deadline: float) -> str:
         """Predict and pass the chunk on. Returns why that was not possible, or ``""``."""
-        pending = Prediction(query)
+        pending = Prediction(observation, query)
         threading.Thread(target=pending.run, args=(self._agent.policy,), name="hold-agent", daemon=True).start()
         if not pending.done.wait(max(0.0, deadline - time.monotonic())):
             self._pending = pending
+            interrupt(self._agent)
+            self._agent.next_query(observation)  # asked again, so that the agent can date the answer
             return f"the policy did not answer within {self.timeout_s:g} s"
         pending.raise_unless_lost()
         if pending.error is not None:
@@ -156,7 +168,8 @@ class HoldAgent:
         return ""
 
     def _held(self, observation: Observation, reason: str) -> FloatArray:
-        interrupt(self._agent)
+        if self._pending is None:
+            interrupt(self._agent)
         if self._held_state is None:
             self._held_state = observation.state.copy()
         self.holds, self.reason = self.holds + 1, reason

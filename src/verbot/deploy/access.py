@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import http
-import ipaddress
 import os
 import ssl
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from websockets.http11 import Request, Response
 
 from verbot.errors import ConfigError
+from verbot.remote.addresses import host_name, is_loopback
 from verbot.remote.connections import refusal
 
 Certificate = ssl.SSLContext | tuple[str | os.PathLike[str], str | os.PathLike[str]]
@@ -41,7 +41,7 @@ class Access:
     def admit(self, request: Request) -> Response | None:
         """None for a client that may connect, otherwise its response."""
         hosts = request.headers.get_all("Host")
-        if len(hosts) != 1 or (self._is_local and not is_loopback(_name(hosts[0]))):
+        if len(hosts) != 1 or (self._is_local and not is_loopback(host_name(hosts[0]))):
             # A foreign name that resolves to the loopback: a web page tries to pass as a page of this machine.
             return refusal(http.HTTPStatus.FORBIDDEN, "wrong host: use the address of the loopback, or serve another interface")
         if any(origin not in self._origins for origin in request.headers.get_all("Origin")):
@@ -54,19 +54,6 @@ class Access:
 
     def _knows(self, sent: Sequence[str]) -> bool:
         return len(sent) == 1 and hmac.compare_digest(sent[0].encode(), f"Bearer {self._token}".encode())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this name or address is the machine's own, which no other machine reaches.
-
-    Example:
-        >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-        (True, True, True, False)
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def check_exposed(host: str, token: str | None, tls: Certificate | None) -> None:
@@ -84,6 +71,8 @@ def context_of(tls: Certificate | None) -> ssl.SSLContext | None:
     """The context of a certificate and its key, two PEM files. Raises `ConfigError` if they cannot be read."""
     if tls is None or isinstance(tls, ssl.SSLContext):
         return tls
+    if not isinstance(tls, tuple | list) or len(tls) != 2 or not all(isinstance(each, str | os.PathLike) for each in tls):
+        raise ConfigError(f"tls is {tls!r:.200}; expected two PEM files, (certificate, key), or an ssl.SSLContext")
     certificate, key = tls
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -93,10 +82,3 @@ def context_of(tls: Certificate | None) -> ssl.SSLContext | None:
             f"the certificate {certificate} with the key {key} cannot be used: {error}; expected PEM files"
         ) from error
     return context
-
-
-def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Sequence
 from types import TracebackType
@@ -10,13 +11,15 @@ from typing import Any
 
 from websockets.http11 import Request, Response
 
-from verbot.contracts import IdentifiedPolicy, Policy
+from verbot.contracts import IdentifiedPolicy, Policy, RememberingPolicy
 from verbot.deploy.access import Access, Certificate, check_exposed, context_of
-from verbot.deploy.turns import TurnRequest, Turns
-from verbot.errors import VerbotError, WireError
+from verbot.deploy.turns import TurnRequest, Turns, text_of
+from verbot.errors import ConfigError, VerbotError, WireError
 from verbot.remote.codec import VERSION, WireLimits, chunk_to_wire, decode, encode, observation_from_wire
 from verbot.remote.connections import Connection, ConnectionLimits, ConnectionServer
 from verbot.spec import ActionChunk, Observation, check_memory
+
+MOST_OBSERVATIONS = 2**16  # of one request
 
 
 class PolicyServer:
@@ -36,8 +39,11 @@ class PolicyServer:
             interface may then use the policy.
         observations: of one request, at most.
 
+    What the policy says about its memory (`verbot.contracts.RememberingPolicy`) bounds a request too.
+
     Raises:
-        ConfigError: the address cannot be bound, or is reached by other machines and `token` or `tls` is not given.
+        ConfigError: an argument is wrong, or the address cannot be bound, or is reached by other machines and `token` or `tls` is
+            not given.
 
     Example:
         >>> from verbot.remote import RemotePolicy
@@ -58,10 +64,13 @@ class PolicyServer:
     ):
         if not insecure:
             check_exposed(host, token, tls)
+        if type(observations) is not int or not 1 <= observations <= MOST_OBSERVATIONS:
+            raise ConfigError(f"observations is {observations!r}; expected a whole number from 1 to {MOST_OBSERVATIONS}")
         self._access = Access(host, token, origins)
         context = context_of(tls)
         self._spec, self._scheme = policy.spec, "ws" if context is None else "wss"
-        self._limits = WireLimits.of_requests(self._spec, observations)
+        remembered = 2 * policy.memory_bytes + 2**14 if isinstance(policy, RememberingPolicy) else None
+        self._limits = WireLimits.of_requests(self._spec, observations, remembered)
         self._greeting = encode(
             {
                 "verbot": VERSION,
@@ -71,10 +80,14 @@ class PolicyServer:
             }
         )
         self._numbers = itertools.count()
-        self._server = ConnectionServer(
-            self, host, port, ConnectionLimits(self._limits.message_bytes), name="policy-server", tls=context
-        )
         self._turns = Turns(policy)
+        try:
+            self._server = ConnectionServer(
+                self, host, port, ConnectionLimits(self._limits.message_bytes), name="policy-server", tls=context
+            )
+        except BaseException:
+            self._turns.close()
+            raise
 
     @property
     def url(self) -> str:
@@ -117,10 +130,13 @@ class PolicyServer:
             return request.answer(error)
 
     async def _answer_in_turn(self, client: int, data: bytes | str) -> bytes:
-        request, answered = _Request(self._limits), asyncio.get_running_loop().create_future()
+        request, loop = _Request(self._limits), asyncio.get_running_loop()
+        answered = loop.create_future()
 
         def finish(result: list[ActionChunk] | Exception) -> None:
-            self._server.call(_set, answered, request.answer(result))
+            answer = request.answer(result)
+            with contextlib.suppress(RuntimeError):  # the server has stopped
+                loop.call_soon_threadsafe(_set, answered, answer)
 
         self._turns.submit(TurnRequest(client, data, lambda data: self._read(request, data), finish))
         answer: bytes = await answered
@@ -160,13 +176,14 @@ class _Request:
                 return encode({"id": self._number, "chunks": [chunk_to_wire(chunk) for chunk in result]})
             except Exception as error:  # the policy may have put anything into a chunk
                 result = error
-        kind, text = (type(result).__name__, str(result)) if isinstance(result, VerbotError) else ("PolicyError", _named(result))
+        is_typed = isinstance(result, VerbotError)
+        kind, text = (type(result).__name__, text_of(result)) if is_typed else ("PolicyError", _named(result))
         readable = text[:2000].encode(errors="replace").decode()  # what the policy says may be no text
         return encode({"id": self._number, "error": {"kind": kind, "message": readable}})
 
 
 def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _set(future: asyncio.Future[Any], value: bytes) -> None:

@@ -99,7 +99,12 @@ class Turns:
             self._read()
             parts = self._parts()
             if parts:
-                self._advance(parts)
+                try:
+                    self._advance(parts)
+                except BaseException as error:  # the thread goes on, and nobody waits for ever
+                    for job, _ in parts:
+                        self._ready = deque(each for each in self._ready if each is not job)
+                        job.finish(_typed(error))
             del parts  # keeps no request until the next
 
     def _wait(self) -> bool:
@@ -115,8 +120,8 @@ class Turns:
             budget -= len(job.data)
             try:
                 job.observations, job.data = job.read(job.data), b""
-            except Exception as error:  # whatever a message holds, this thread goes on
-                job.finish(error)
+            except BaseException as error:  # whatever a message holds, this thread goes on
+                job.finish(_typed(error))
                 continue
             if job.observations:
                 self._ready.append(job)
@@ -149,7 +154,7 @@ class Turns:
     def _advance(self, parts: list[tuple[TurnRequest, Sequence[Observation]]]) -> None:
         try:
             chunks = self.predict([observation for _, part in parts for observation in part])
-        except Exception as error:  # an error in the policy must not stop the other clients
+        except BaseException as error:  # an error in the policy, or its `sys.exit`, must not stop the other clients
             if len(parts) > 1:
                 for each in parts:
                     self._advance([each])
@@ -168,18 +173,30 @@ class Turns:
     def _take(self, job: TurnRequest, chunks: Sequence[ActionChunk]) -> None:
         try:
             job.chunks += self.checked(chunks)
-        except Exception as error:  # the policy may have given anything
-            return job.finish(error)
+        except BaseException as error:  # the policy may have given anything
+            return job.finish(_typed(error))
         if len(job.chunks) == len(job.observations):
             job.finish(job.chunks)
         else:
             self._ready.append(job)
 
 
-def _explained(error: Exception, observations: Sequence[Observation]) -> Exception:
+def text_of(error: BaseException) -> str:
+    """The message of an error of other people's code, which may itself fail."""
+    try:
+        return str(error)
+    except BaseException:
+        return "its message cannot be shown"
+
+
+def _typed(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else PolicyError(f"{type(error).__name__}: {text_of(error)}")
+
+
+def _explained(error: BaseException, observations: Sequence[Observation]) -> Exception:
     """The error as a typed one; a memory that came with the observations may be its cause."""
     if isinstance(error, VerbotError):
         return error
     remembered = any(observation.memory is not None for observation in observations)
     hint = "; if the memory that was sent is of another policy, begin the episode anew without it" if remembered else ""
-    return PolicyError(f"{type(error).__name__}: {error}{hint}")
+    return PolicyError(f"{type(error).__name__}: {text_of(error)}{hint}")

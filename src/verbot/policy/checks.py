@@ -14,7 +14,7 @@ from verbot.models.features import NetworkOutput
 from verbot.models.network import NetworkConfig
 from verbot.models.tokens import MemoryState
 from verbot.policy.memory import DEPTH, ProcessedObservation, get_array
-from verbot.spec import FloatArray, Memory, Observation, check_memory
+from verbot.spec import FloatArray, Memory, Observation, RobotSpec, UInt8Array, check_memory
 
 Array = tuple[tuple[int | None, ...], str]  # shape and kind of numbers; None is any length that is at least 1
 
@@ -69,6 +69,20 @@ def memory_layout(
             layout[f"memory.{name}"] = tuple(value.shape[1:]), "b" if value.dtype == torch.bool else "f"
         layout["written_s"] = (), "f"
     return layout
+
+
+def most_memory_bytes(latest: ProcessedObservation, config: NetworkConfig, action_size: int, initial: MemoryState | None) -> int:
+    """The bytes of the largest memory of this layout: one frame for each control period of the history."""
+    arrays = (latest.images, latest.images_mask, latest.state, latest.depth, latest.depth_mask)
+    size = ((config.history - 1) * config.stride + 2) * (8 + sum(array.nbytes for array in arrays)) if config.history > 1 else 0
+    size += 8 + 4 * config.chunk * action_size if config.previous_action else 0
+    return size + (8 + sum(value.numel() * value.element_size() for value in initial.values()) if initial is not None else 0)
+
+
+def blank_images(spec: RobotSpec) -> dict[str, UInt8Array]:
+    """Black images of every camera of `spec`, zero depth included."""
+    kinds: dict[str, Any] = {"color": ((3,), np.uint8), "depth": ((), np.float32)}
+    return {c.name: np.zeros((c.height, c.width, *kinds[c.kind][0]), kinds[c.kind][1]) for c in spec.cameras}
 
 
 def check_layout(memory: Memory, layout: Mapping[str, Array]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from verbot.policy.storage import manifest
 
@@ -25,3 +28,10 @@ def identity_of(files: Mapping[str, bytes]) -> str:
     """`policy_identity` of a folder with these files."""
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != CARD}
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def checksums(network: torch.nn.Module) -> tuple[int, ...]:
+    """One for each weight and buffer. Unlike versions of tensors they notice every change, on every device."""
+    weights = (*network.parameters(), *network.buffers())
+    flat = (weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy() for weight in weights)
+    return tuple(zlib.crc32(each.data) for each in flat)

@@ -23,13 +23,13 @@ from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.card import model_card
-from verbot.policy.checks import check_memories, check_output
+from verbot.policy.checks import blank_images, check_memories, check_output, most_memory_bytes
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
-from verbot.policy.identity import CARD, identity_of
+from verbot.policy.identity import CARD, checksums, identity_of, policy_identity
 from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
-from verbot.policy.storage import FORMAT, MANIFEST, notes_of, to_json
+from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
@@ -68,7 +68,7 @@ class VLAPolicy:
         self._fitter = ImageFitter.of(network.config, network.sizes)
         self._color_cameras = spec.color_cameras
         self._depth_cameras = spec.depth_cameras if network.config.depth else ()
-        self._identity: tuple[tuple[Any, ...], str] | None = None
+        self._identity: tuple[tuple[int, ...], str] | None = None
 
     @staticmethod
     def create(
@@ -107,12 +107,20 @@ class VLAPolicy:
 
     @property
     def identity(self) -> str:
-        """The content hash that `policy_identity` finds after `save`. It is computed anew only after a weight has changed."""
-        weights = (*self.network.parameters(), *self.network.buffers())
-        state = tuple((id(tensor), tensor._version) for tensor in weights)
+        """The content hash that `policy_identity` finds after `save`; of a policy that was loaded, that of its folder.
+
+        It is computed anew after a weight has changed, which is found by checksums of all weights.
+        """
+        state = checksums(self.network)
         if self._identity is None or self._identity[0] != state:
             self._identity = state, identity_of(self._files())
         return self._identity[1]
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that the memory of a chunk holds, if the policy is asked at most once a control period."""
+        one = self.preprocess(Observation(blank_images(self._spec), np.zeros(self._spec.state_size, np.float32)))
+        return most_memory_bytes(one, self.config, self._spec.action_size, self.network.backbone.initial(1))
 
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
@@ -230,9 +238,11 @@ class VLAPolicy:
         """
         found = stored_policy(os.fspath(path))
         try:
-            return VLAPolicy(found.network, found.spec, found.statistics, found.preprocessing, found.blind)
+            policy = VLAPolicy(found.network, found.spec, found.statistics, found.preprocessing, found.blind)
         except (ConfigError, DataError) as error:
             raise PolicyError(f"{path}: this version of verbot cannot read the policy: {error}") from error
+        policy._identity = checksums(policy.network), policy_identity(policy_folder(os.fspath(path)))
+        return policy
 
     def preprocess(self, observation: Observation) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
-from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 
 from verbot.errors import ConfigError, ConnectionLostError, SpecError, WireError
-from verbot.remote.codec import chunk_from_wire, decode, encode, observation_to_wire
+from verbot.remote.addresses import host_name, is_loopback
+from verbot.remote.codec import MAX_BYTES, chunk_from_wire, decode, encode, observation_to_wire
 from verbot.remote.greeting import Greeting
 from verbot.remote.transport import FAULTS, Address, LateError, Transport
 from verbot.spec import ActionChunk, Observation, RobotSpec
@@ -23,7 +23,7 @@ from verbot.spec import ActionChunk, Observation, RobotSpec
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0  # between two attempts to connect
 MAX_EXTRAS = 256  # entries of a chunk's extras, nested ones included
 MAX_EXTRAS_BYTES = 4 * 2**20
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BUSY_S = 1.0  # pause before a server that says that it is busy is asked again
 
 
 class RemotePolicy:
@@ -31,7 +31,8 @@ class RemotePolicy:
 
     A broken connection is opened anew, with pauses of 0.1 to 5 s between attempts, and the request is repeated once: a policy is
     stateless. The server must then serve the same robot and policy as before. After a prediction that met no server in all its
-    time, each further one makes one attempt and fails at once.
+    time, each further one makes one attempt and fails at once. A server that says that it is busy is asked again after a second,
+    while time is left. More observations than the server reads at once are sent in several requests.
 
     Args:
         url: e.g. ``"ws://127.0.0.1:8000"``, as in `verbot.deploy.PolicyServer.url`, or ``"wss://…"`` for TLS.
@@ -78,10 +79,19 @@ class RemotePolicy:
         deadline = time.monotonic() + self._timeout_s
         records = [observation_to_wire(observation) for observation in observations]
         with self._turn(deadline):
-            self._count += 1
-            request = encode({"id": self._count, "observations": records})
-            self._server.check_request(self.url, len(records), len(request))
-            return self._read(self._exchange(request, deadline), len(records))
+            most = self._server.limits.get("observations", max(1, len(records)))
+            parts = [records[i : i + most] for i in range(0, len(records), most)] or [records]
+            return [chunk for part in parts for chunk in self._predicted(part, deadline)]
+
+    def _predicted(self, records: list[dict[str, Any]], deadline: float) -> list[ActionChunk]:
+        """The chunks of one request, or of several where it would be too large for the server."""
+        if len(records) > 1 and sum(map(_size, records)) > min(MAX_BYTES, self._server.limits.get("message_bytes", MAX_BYTES)):
+            half = len(records) // 2
+            return self._predicted(records[:half], deadline) + self._predicted(records[half:], deadline)
+        self._count += 1
+        request = encode({"id": self._count, "observations": records})
+        self._server.check_request(self.url, len(records), len(request))
+        return self._read(self._exchange(request, deadline), len(records))
 
     def close(self) -> None:
         """Close the connection; takes at most `timeout_s`, and at most a second."""
@@ -112,7 +122,8 @@ class RemotePolicy:
 
     def _exchange(self, request: bytes, deadline: float) -> bytes | str:
         """The server's answer. Repeats the request once if the connection breaks first."""
-        for is_last in (False, True):
+        is_last = False
+        while True:
             transport = self._connected(deadline)
             try:
                 return transport.exchange(request, deadline)
@@ -122,9 +133,12 @@ class RemotePolicy:
                 raise ConnectionLostError(f"{self.url} did not answer within {self._timeout_s:g} s") from error
             except FAULTS as error:
                 self._drop()
-                if is_last:
+                is_busy = _is_busy(error) and time.monotonic() + BUSY_S < deadline
+                if is_last and not is_busy:
                     raise ConnectionLostError(f"the connection to {self.url} broke twice: {_plain(error)}") from error
-        raise AssertionError("the second attempt returns or raises")
+                is_last = not is_busy
+                if is_busy:
+                    time.sleep(BUSY_S)
 
     def _read(self, data: bytes | str, count: int) -> list[ActionChunk]:
         """The chunks of an answer, each one that the robot can execute. An answer that cannot be read ends the connection."""
@@ -159,9 +173,8 @@ class RemotePolicy:
     def _connected(self, deadline: float) -> Transport:
         """The open connection; a new one if there is none. Its greeting must name the same robot and policy as before."""
         delay = FIRST_DELAY_S
-        while self._transport is None:
-            if self._closed:
-                raise WireError(f"this policy of {self.url} was closed; make a new RemotePolicy")
+        while (transport := self._transport) is None:
+            self._check_open()
             attempt = Transport(self._address, max(0.01, deadline - time.monotonic()))
             try:
                 greeting = Greeting.read(attempt.greeting(deadline), self.url)
@@ -176,6 +189,7 @@ class RemotePolicy:
             except FAULTS as error:
                 attempt.give_up()
                 _raise_if_permanent(self.url, error)
+                delay = max(delay, BUSY_S) if _is_busy(error) else delay
                 if self._lost or time.monotonic() + delay >= deadline:
                     self._lost = True
                     raise ConnectionLostError(f"no policy server answers at {self.url}: {_plain(error)}") from error
@@ -183,7 +197,15 @@ class RemotePolicy:
                 delay = min(2 * delay, LONGEST_DELAY_S)
             else:
                 self._transport, self._greeting, self._lost = attempt, greeting, False
-        return self._transport
+                if self._closed:  # while it connected; `close` may have found nothing
+                    self._drop()
+                    attempt.give_up()
+                    self._check_open()
+        return transport
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise WireError(f"this policy of {self.url} was closed; make a new RemotePolicy")
 
     def _drop(self) -> None:
         transport, self._transport = self._transport, None
@@ -193,16 +215,33 @@ class RemotePolicy:
 
 def _raise_if_permanent(url: str, error: Exception) -> None:
     """Raise `WireError` for a fault that a further attempt meets too."""
-    if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):
-        raise WireError(
-            f"{url} refuses this client (HTTP {error.response.status_code}); give RemotePolicy the server's token"
-        ) from error
+    if isinstance(error, InvalidStatus) and error.response.status_code == 401:
+        raise WireError(f"{url} refuses this client (HTTP 401); give RemotePolicy the server's token") from error
+    if isinstance(error, InvalidStatus) and error.response.status_code == 403:
+        reason = (error.response.body or b"").decode(errors="replace").strip() or "it does not say why"
+        raise WireError(f"{url} refuses this client (HTTP 403): {_plain(reason)}") from error
     if isinstance(error, ssl.SSLCertVerificationError):
         raise WireError(
             f"the certificate of {url} is not trusted: {error.verify_message}; give RemotePolicy its cafile"
         ) from error
     if isinstance(error, InvalidURI) or (isinstance(error, InvalidStatus) and 300 <= error.response.status_code < 500):
         raise WireError(f"no policy server answers at {url}: {_plain(error)}") from error
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether the server says that it has too much to do: 1013 of an open connection, HTTP 503 of a new one."""
+    if isinstance(error, ConnectionClosed):
+        return error.rcvd is not None and error.rcvd.code == 1013
+    return isinstance(error, InvalidStatus) and error.response.status_code == 503
+
+
+def _size(value: Any) -> int:
+    """Bytes of a part of a request, and not fewer."""
+    if isinstance(value, dict):
+        return 16 + sum(16 + len(str(name)) * 4 + _size(item) for name, item in value.items())
+    if isinstance(value, str):
+        return 4 * len(value) + 16
+    return 16 if value is None or isinstance(value, int | float) else int(value.nbytes) + 128
 
 
 def _headers(url: str, token: str | None) -> dict[str, str]:
@@ -212,16 +251,9 @@ def _headers(url: str, token: str | None) -> dict[str, str]:
         raise ConfigError(
             "the token is empty or has other characters than letters, digits and signs; copy it as the server shows it"
         )
-    if not url.startswith("wss://") and _host(url) not in LOOPBACK:
+    if not url.startswith("wss://") and not is_loopback(host_name(url)):
         raise ConfigError(f"a token would go to {url} in plain text; use wss://, or a tunnel to 127.0.0.1")
     return {"Authorization": f"Bearer {token}"}
-
-
-def _host(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
 
 
 def _context(url: str, cafile: str | None, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | None:

@@ -27,6 +27,7 @@ from verbot.spec import ActionChunk, Memory, Observation, RobotSpec
 VERSION = 1
 MAX_BYTES = 64 * 2**20
 MAX_DIMENSIONS = 8
+REMEMBERED_FRAMES, REMEMBERED_PIXELS = 128, 224 * 224  # of a memory, where the policy does not say its size
 MAX_INSTRUCTION = 4096  # characters
 MAX_SHOWN = 80  # characters of a foreign value in a message
 # Plain numbers only. With an object dtype one message could crash the reader or execute code.
@@ -55,14 +56,20 @@ class WireLimits:
     observations: int = 64
 
     @staticmethod
-    def of_requests(spec: RobotSpec, observations: int = 64) -> WireLimits:
-        """Those of requests to a policy of `spec`: images, state and goal image, and a memory of 16 such frames and 1 MiB."""
+    def of_requests(spec: RobotSpec, observations: int = 64, memory_bytes: int | None = None) -> WireLimits:
+        """Those of requests to a policy of `spec`: images, state, goal image and memory, 64 MiB at most.
+
+        Args:
+            memory_bytes: of the memory of one observation; by default that of 128 frames of 224×224 pixels, or of the robot's
+                cameras where they are larger, and 1 MiB.
+        """
         sizes = [camera.height * camera.width * (4 if camera.kind == "depth" else 3) for camera in spec.cameras]
         frame = sum(sizes) + max(sizes, default=0) + 4 * spec.state_size
-        memory = 16 * frame + 2**20
+        remembered = sum(max(size, REMEMBERED_PIXELS * 4) for size in sizes) + 4 * spec.state_size
+        memory = min(MAX_BYTES, REMEMBERED_FRAMES * remembered + 2**20 if memory_bytes is None else memory_bytes)
         return WireLimits(
-            message_bytes=min(MAX_BYTES, observations * (2 * frame + 2**15) + memory),
-            array_bytes=memory,
+            message_bytes=min(MAX_BYTES, observations * (2 * frame + 2**15 + memory)),
+            array_bytes=max(2 * frame, memory),
             items=max(64, observations),
             containers=64 + observations * (48 + 2 * len(spec.cameras)),
             text_bytes=4 * MAX_INSTRUCTION,
@@ -98,6 +105,7 @@ def decode(data: bytes, limits: WireLimits | None = None) -> dict[str, Any]:
         message = msgpack.unpackb(
             data, object_hook=reader.map, list_hook=reader.list, strict_map_key=True, max_str_len=limits.text_bytes,
             max_array_len=limits.items, max_map_len=limits.items, max_ext_len=0,
+            ext_hook=_refuse_extension,
         )  # fmt: skip
     except WireError:
         raise
@@ -198,6 +206,10 @@ class _Reader:
         self._containers += 1
         if self._containers > self._limits.containers:
             raise WireError(f"a message has more than {self._limits.containers} maps and lists")
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise WireError(f"a message has a value of msgpack's extension type {code}; expected plain values and arrays")
 
 
 def _unpack_array(record: dict[Any, Any], most: int) -> Any:

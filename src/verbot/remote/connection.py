@@ -8,7 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from websockets.frames import BINARY, CONT, TEXT, Frame
 from websockets.http11 import Request, Response
@@ -21,6 +21,7 @@ AHEAD = 256  # messages at most that a client sends before the first of them was
 FRAMES, PAUSE_S = 8, 0.05  # of a turn that complete no message, and how long a client that sends more has to wait
 AHEAD_BYTES, AHEAD_PAUSE_S = 64, 0.05  # who asks again before it has its answer is answered no faster than this
 GRACE_S, LEAST_BYTES_PER_S = 5.0, 2**16  # a message may take this long, and longer in proportion to its length
+LEAST_WHILE_OTHERS_WAIT = 2**19  # bytes a second, instead, while the room is taken
 POLICY_VIOLATION, TRY_AGAIN_LATER, INVALID_DATA = 1008, 1013, 1007
 LOGGER = logging.getLogger("verbot.connections.protocol")
 LOGGER.setLevel(logging.CRITICAL)  # a client must not fill the log
@@ -34,7 +35,8 @@ class ConnectionLimits:
         message_bytes: of one message.
         connections: at most so many at once, and never more than `most_connections`. Beyond it a client that has said nothing
             for `silence_s` is closed for a new one; where there is none, the new one gets 503.
-        unfinished_bytes: of the messages of all clients that are being received and dealt with.
+        unfinished_bytes: of the messages of all clients that are being received and dealt with; by default three messages, and
+            64 MiB at least. Beyond it nothing more is read, but for the oldest message, and a small share of each client.
         handshake_s: until a client has sent its request, TLS included.
         silence_s: a client that says nothing for half of it is sent a ping, and dropped if it does not answer within the other.
         send_s: a client that does not read is dropped after it.
@@ -43,7 +45,7 @@ class ConnectionLimits:
 
     message_bytes: int
     connections: int = 256
-    unfinished_bytes: int = 2**26
+    unfinished_bytes: int | None = None
     handshake_s: float = 4.0
     silence_s: float = 4.0
     send_s: float = 4.0
@@ -57,12 +59,38 @@ class Room:
     Args:
         most: how many there may be.
         call: calls a function in the server's thread, from any thread.
-        held: bytes of messages that are being received and dealt with.
+        bytes: of messages that are being received and dealt with.
+        held: how many of them are taken now; `answering` those of messages that are dealt with.
+        receiving: connections with an unfinished message above their share, the oldest first.
+        waiting: how many of them wait for room.
+        changed: set for a moment when there may be room.
     """
 
     most: int
     call: Callable[..., None]
+    bytes: int
     held: int = 0
+    answering: int = 0
+    receiving: dict[Connection, None] = field(default_factory=dict)
+    waiting: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @staticmethod
+    def of(limits: ConnectionLimits, most: int, call: Callable[..., None]) -> Room:
+        budget = limits.unfinished_bytes
+        return Room(min(limits.connections, most), call, max(2**26, 3 * limits.message_bytes) if budget is None else budget)
+
+    def admits(self, connection: Connection) -> bool:
+        """Whether more may be read of a message that is received. The oldest goes on unless what is dealt with fills the room."""
+        if self.held <= self.bytes or connection not in self.receiving:
+            return True
+        return next(iter(self.receiving)) is connection and self.answering <= self.bytes / 4
+
+    def wake(self) -> None:
+        """Let those that wait look again."""
+        if self.waiting:
+            self.changed.set()
+            self.changed.clear()
 
 
 class Connection:
@@ -74,7 +102,7 @@ class Connection:
         self._parts, self._is_text, self._partial = bytearray(), False, 0
         self._is_answered, self._ahead = False, b""  # read before the last message was answered
         self._since: float | None = None  # when the message that is being received began
-        self.held = 0  # bytes of messages that are being received or dealt with
+        self.held, self._answering = 0, 0  # bytes of messages that are being received or dealt with; and of the latter alone
         self.silent_since: float | None = time.monotonic()  # None while a message is dealt with
 
     async def messages(self, last: bool = False) -> AsyncIterator[bytes | str]:
@@ -92,7 +120,7 @@ class Connection:
             del frames
             while waiting and (self._protocol.state is State.OPEN or (last and self._protocol.close_rcvd_then_sent)):
                 message = waiting.popleft()
-                self._hold(len(message))
+                self._hold(len(message), len(message))
                 self.silent_since, self._is_answered = None, False
                 yield message
                 del message
@@ -122,6 +150,7 @@ class Connection:
     def drop(self) -> None:
         """Close at once, in the server's thread."""
         self._writer.transport.abort()
+        self._room.wake()
 
     async def handshake(self, admit: Callable[[Request], Response | None]) -> bool:
         """Whether the client was admitted; otherwise it has had its response."""
@@ -164,7 +193,7 @@ class Connection:
 
     async def _read(self) -> bytes:
         """The next bytes, none at the end. Raises `TimeoutError` if the client is not there."""
-        self._check_pace()
+        await self._wait_for_room()
         if self._ahead:
             data, self._ahead = self._ahead, b""
             return data
@@ -178,16 +207,25 @@ class Connection:
         async with asyncio.timeout(self._limits.silence_s / 2):
             return await self._reader.read(most)
 
-    def _check_pace(self) -> None:
-        """Raise `TimeoutError` for a message that arrives too slowly, or for which there is no room."""
+    async def _wait_for_room(self) -> None:
+        """Read no further while the room is taken. Raises `TimeoutError` for a message that arrives too slowly."""
         held, now = len(self._parts) + self._partial, time.monotonic()
         self._hold(held)
         self._since = (self._since or now) if held else None
-        if self._since is not None and now - self._since > GRACE_S + held / LEAST_BYTES_PER_S:
-            self.start_closing(POLICY_VIOLATION, "a message took too long")
-            raise TimeoutError
-        if held > self._limits.unfinished_bytes / self._room.most and self._room.held > self._limits.unfinished_bytes:
-            self.start_closing(TRY_AGAIN_LATER, "the server receives too much at once")
+        if self._since is None:
+            return
+        took = now - self._since
+        self._room.waiting += 1
+        try:
+            while not self._room.admits(self) and not self._writer.transport.is_closing():
+                await self._room.changed.wait()
+        finally:
+            self._room.waiting -= 1
+        self._since += time.monotonic() - now  # what it waited does not count
+        is_full = self._room.waiting > 0
+        if took > GRACE_S + held / (LEAST_WHILE_OTHERS_WAIT if is_full else LEAST_BYTES_PER_S):
+            code = TRY_AGAIN_LATER if is_full else POLICY_VIOLATION
+            self.start_closing(code, "a message took too long" + (", and others wait" if is_full else ""))
             raise TimeoutError
 
     def _joined(self, frame: Frame) -> bytes | str | None:
@@ -213,9 +251,18 @@ class Connection:
             self.start_closing(INVALID_DATA, "a text message is not UTF-8")
             return None
 
-    def _hold(self, count: int) -> None:
-        self._room.held += count - self.held
-        self.held = count
+    def _hold(self, count: int, answering: int = 0) -> None:
+        room = self._room
+        room.held += count - self.held
+        room.answering += answering - self._answering
+        has_ended = count < self.held or answering > 0
+        self.held, self._answering = count, answering
+        if not answering and count > room.bytes / room.most:
+            room.receiving.setdefault(self)
+        else:
+            room.receiving.pop(self, None)
+        if has_ended:
+            room.wake()
 
     def _write(self, data: bytes | str) -> None:
         if self._protocol.state is not State.OPEN:

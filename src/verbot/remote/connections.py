@@ -79,7 +79,7 @@ class ConnectionServer:
         tls: ssl.SSLContext | None = None,
     ):
         self.limits = limits
-        self._room = Room(min(limits.connections, most_connections()), self.call)
+        self._room = Room.of(limits, most_connections(), self.call)
         self._service, self._tls, self._notes = service, tls, Notes(LOGGER)
         self._listener = _listen(host, port)
         self._connections: set[Connection] = set()

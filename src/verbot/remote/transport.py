@@ -95,6 +95,7 @@ class Transport:
                 open_timeout=self._open_s,
                 close_timeout=CLOSE_S,
                 max_size=MAX_BYTES,
+                ping_interval=None,  # a prediction may take as long as its own time limit says
                 compression=None,
             ) as connection:
                 self._socket = connection

@@ -27,6 +27,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from verbot.errors import WireError
+from verbot.remote.addresses import host_name, is_loopback
 from verbot.remote.connection import Connection, ConnectionLimits
 from verbot.remote.connections import ConnectionServer
 from verbot.spec import UInt8Array
@@ -34,7 +35,6 @@ from verbot.teleop.heartbeat import BEAT_S
 from verbot.teleop.inputs import MAX_BYTES, Inputs
 
 LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32, handshake_s=4.0)
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
 JPEG_QUALITY = 90
 REPLACED, LEFT = 4001, 4000  # close codes: another page took over; the session has ended
@@ -161,8 +161,7 @@ class PageServer:
 
     def _is_own_name(self, host: str) -> bool:
         """Accept only the loopback's names on the loopback: another name that resolves to it belongs to another page."""
-        name = host.rpartition(":")[0]
-        return self._host not in ("127.0.0.1", "localhost", "::1") or name in LOOPBACK
+        return not is_loopback(self._host) or is_loopback(host_name(host))
 
     def _take_over(self, connection: Connection) -> None:
         with self._lock:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import functools
-import json
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from verbot.agents import ChunkAgent
 from verbot.contracts import Agent, Env, IdentifiedPolicy, Policy, expert_of
@@ -14,14 +14,19 @@ from verbot.envs import make_env
 from verbot.envs.fitting import fitting_options
 from verbot.errors import ConfigError, VerbotError
 from verbot.policy.identity import policy_identity
+from verbot.policy.loading import json_table
 from verbot.policy.storage import policy_folder
 from verbot.rollout.baselines import PolicySource
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
 
+if TYPE_CHECKING:
+    from verbot.remote import RemotePolicy
+
 
 def open_policy(name: str, device: str = "cpu") -> Policy:
-    """The policy called `name`: a folder, ``"starter"``, or a server's ``ws://`` address, which has a device of its own.
+    """The policy called `name`: a folder, ``"starter"``, or a server's ``ws://`` address, which has a device of its own
+    (see `open_remote`).
 
     Raises `ConfigError` if there is no such device.
 
@@ -32,15 +37,24 @@ def open_policy(name: str, device: str = "cpu") -> Policy:
         verbot.errors.PolicyError: lost is not a policy directory: it has no manifest.json; a policy is written by VLAPolicy.save
     """
     if name.startswith(("ws://", "wss://")):
-        from verbot.remote import RemotePolicy
-
-        return RemotePolicy(name)
+        return open_remote(name)
     from verbot.policy.policy import load_policy
     from verbot.training.distributed.device import find_device
 
     policy = load_policy(name)
     policy.network.to(find_device(device))
     return policy
+
+
+def open_remote(url: str) -> RemotePolicy:
+    """The policy of the server at `url`, with the token in ``VERBOT_TOKEN`` and the certificates in ``VERBOT_CAFILE``, if set.
+
+    Raises what `RemotePolicy` raises.
+    """
+    from verbot.remote import RemotePolicy
+
+    cafile = os.environ.get("VERBOT_CAFILE") or None
+    return RemotePolicy(url, token=os.environ.get("VERBOT_TOKEN") or None, cafile=cafile if url.startswith("wss://") else None)
 
 
 def policy_source(name: str, device: str = "cpu") -> PolicySource:
@@ -70,15 +84,14 @@ def policy_spec(name: str) -> RobotSpec | None:
     if name == "expert":
         return None
     if name.startswith(("ws://", "wss://")):
-        from verbot.remote import RemotePolicy
-
-        with RemotePolicy(name) as remote:
+        with open_remote(name) as remote:
             return remote.spec
     folder = policy_folder(name)
     policy_identity(folder)
     try:
-        return RobotSpec.from_json(with_clean_names(json.loads((folder / "policy.json").read_bytes())["spec"]))
-    except (OSError, ValueError, KeyError, VerbotError):
+        path = folder / "policy.json"
+        return RobotSpec.from_json(with_clean_names(json_table(path.read_bytes(), path)["spec"]))
+    except (OSError, KeyError, RecursionError, VerbotError):
         return None  # loading it says what is wrong
 
 
@@ -92,9 +105,7 @@ def _open_to_evaluate(folder: str, device: str) -> Policy:
 
 
 def _remote_source(url: str) -> PolicySource:
-    from verbot.remote import RemotePolicy
-
-    with RemotePolicy(url) as remote:
+    with open_remote(url) as remote:
         identity, spec = _identity_of(remote), remote.spec
     now = datetime.datetime.now().isoformat(timespec="milliseconds")
     load = functools.partial(_open_remote, url, identity)
