@@ -187,7 +187,10 @@ def _loop(
     while not session.is_finished(stop_at):
         if dagger.due(config.dagger, state):
             session.save()  # a round takes minutes, in which a signal ends the run
-            with signals.raising(), optimizer.averaged(), session.gathered_policy() as policy:
+            if not process_group.all(not request.number):
+                raise signals.Stopped(request.number or SIGTERM, f" after step {state.step}, with a checkpoint")
+            stopped = signals.raising if process_group.is_main else signals.ending  # the others wait for rank 0
+            with stopped(), optimizer.averaged(), session.gathered_policy() as policy:
                 workers = config.dagger.workers or config.parallelism.processes
                 dagger.collect_dagger_round(
                     config.dagger, policy, session.out, state, process_group, log, seed=config.seed, workers=workers
