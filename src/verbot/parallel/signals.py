@@ -1,6 +1,7 @@
 """Signals that end a process: commands end with what is saved, trainings with a checkpoint, and workers with their parent.
 
-The first one acts: a second one, of any kind, ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays ignored.
+The first one acts: a second one, of any kind, ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays
+ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class _State:
     """What the handlers of this process have in common.
 
     Args:
-        first: the signal that asked for the end, else 0. Until the outermost block ends, another one of any kind ends the process.
+        first: the signal that asked for the end, else 0. Until the outermost block ends, another one ends the process.
         blocks: blocks of `raising` and `deferred` around the current line.
         held: blocks of `blocked`, in which `raising` raises nothing.
         pending: the signal that is raised at their end.

@@ -20,7 +20,7 @@ from torch import Tensor
 from verbot.agents.grounding_monitor import ConsecutiveAlarm
 from verbot.configuration import build, differences, dump_yaml, load_yaml, to_plain
 from verbot.errors import ConfigError, GroundingWarning
-from verbot.files import hold, write_atomic
+from verbot.files import hold, read_record, write_atomic
 from verbot.models.lora import count
 from verbot.parallel import signals
 from verbot.parallel.progress import Progress as Bar
@@ -91,7 +91,7 @@ def train_policy(
             _claim(config, out, resume)
         process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
         if process_group.broadcast((out / RESULT).exists()):
-            return build(TrainResult, json.loads((out / RESULT).read_text()))
+            return build(TrainResult, read_record(out / RESULT))
         if local_rank[0] == 0:  # once on each machine; other processes then find the caches
             for robot in robots:
                 TrainingData.prepare(robot, device, progress and process_group.is_main)
