@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +20,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.models.objectives.keypoints import keypoint_loss
-from verbot.parallel.signals import Stopped, StopRequest
+from verbot.parallel.signals import StopRequest
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig
 from verbot.spec import Observation
@@ -218,26 +216,6 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
         train_ppo(replace(TOY, {"ppo": {"learning_rate": 1e-4}}), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="holds a run already"):
         train_ppo(TOY, tmp_path / "run", resume=False, progress=False)
-
-
-def test_a_signal_counts_no_episode_twice(toy, tmp_path, monkeypatch):
-    """Steps of a rollout that a signal ends happen again; so do its episodes."""
-    step, at_start = running._RunCallback._on_step, []
-
-    def signaled(self):
-        if self.num_timesteps <= 256 + 8:
-            at_start.append(self.episodes)
-        if self.num_timesteps == 512 - 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert self.episodes > at_start[31], "episodes have ended in this rollout"
-        return step(self)
-
-    monkeypatch.setattr(running._RunCallback, "_on_step", signaled)
-    with pytest.raises(Stopped, match="after 256 steps, with a checkpoint"):
-        train_ppo(TOY, tmp_path, progress=False)
-    state = running._progress(tmp_path)
-    assert (state["steps"], state["updates"], state["episodes"]) == (256, 1, at_start[-1])
-    assert len(state["ended"]) == at_start[-1]
 
 
 def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):

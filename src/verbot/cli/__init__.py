@@ -15,7 +15,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from verbot.cli.checks import FOLDERS, PATH_ERRORS, check_options, described
+from verbot.cli.checks import PATH_ERRORS, RESULT_FOLDERS, check_options, described
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
 from verbot.cli.convert import data_export_command, data_import_command
 from verbot.cli.edit import data_edit_command
@@ -150,7 +150,7 @@ def _called(function: Callable[..., int], name: str, arguments: Sequence[str]) -
 def _resumes(name: str, options: Mapping[str, Any]) -> bool:
     """Whether the command saved something that the same command reads: not results of a server, which may be another one then."""
     served = str(options.get("policy", "")).startswith(("ws://", "wss://"))
-    return name in RESUMED and not served and not is_blank(Path(options[FOLDERS[name]]))
+    return name in RESUMED and not served and not is_blank(Path(options[RESULT_FOLDERS[name]]))
 
 
 def _parsed(function: Callable[..., int], name: str, arguments: Sequence[str]) -> dict[str, Any]:

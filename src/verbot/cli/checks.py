@@ -46,12 +46,12 @@ RANGES: dict[str, NumberRange | None] = {
     "workers": COUNT_OR_NONE,
 }
 # The files and folders into which commands write.
-FOLDERS = {
+RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
     "explain": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
     "reinforce": "out", "gap": "out", "look": "out",
 }  # fmt: skip
-FILES = {"watch": "out", "data view": "out", "data export": "target"}
+RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}
 # What a path of a person can be wrong about; other errors of the operating system are faults of the program.
 PATH_ERRORS = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV,
@@ -77,7 +77,7 @@ def check_options(command: str, options: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{_flag(name)} is {word!r}, which is no text in UTF-8")
             if isinstance(word, str) and word.startswith(("ws://", "wss://")):
                 check_address(word)
-    folder, file = FOLDERS.get(command), FILES.get(command)
+    folder, file = RESULT_FOLDERS.get(command), RESULT_FILES.get(command)
     if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":  # under torchrun rank 0 writes the results
         return
     if folder and given[folder] is not None:
@@ -153,7 +153,7 @@ def check_address(url: str) -> None:
 
 def described(error: OSError, command: str, options: Mapping[str, Any]) -> str:
     """One line about a path that could not be read or written."""
-    name = FOLDERS.get(command) or FILES.get(command)
+    name = RESULT_FOLDERS.get(command) or RESULT_FILES.get(command)
     output = dict(_flat(options)).get(name or "")
     path = error.filename or "a file"
     writing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

@@ -25,7 +25,7 @@ from verbot.errors import VerbotError, missing
 from verbot.parallel import signals
 
 Serve = Callable[["Channel"], None]
-CLOSING_S, LEAVING_S = 5.0, 1.5  # how long the parent waits for its workers, and a worker without a parent for its work to end
+CLOSING_S, LEAVING_S = 5.0, 1.0  # how long the parent waits for its workers, and a worker without a parent for its work to end
 PREFETCH = 2  # requests in the pipe of each worker or core, so that it never waits for the parent
 
 

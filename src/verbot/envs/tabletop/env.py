@@ -146,8 +146,7 @@ class TabletopEnv(gymnasium.Env):
             self._tasks = {name: Related(task) for name, task in self._tasks.items()}
         self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
-        self._size, self._render_cameras = rendering.image_size, rendering.render_cameras
-        self.render_mode = rendering.render_mode
+        self._size, self._render_cameras, self.render_mode = rendering.image_size, rendering.render_cameras, rendering.render_mode
         self._views = tuple(cameras or self._suite.cameras)
         self.robot_spec = robot_spec(self._size, self._views, self._suite.scene.mount, rendering.depth)
         self._extras, self._mount = extras, robot_mount.find(self._suite.scene.mount)
