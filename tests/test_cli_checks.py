@@ -1,8 +1,10 @@
 """What a command refuses before it begins: numbers outside their range, results that cannot be written, values of no meaning."""
 
+import io
 import os
 import re
 import signal
+import sys
 import typing
 from pathlib import Path
 
@@ -10,12 +12,15 @@ import pytest
 
 from verbot import cli
 from verbot.cli import checks
-from verbot.configuration import load_yaml
+from verbot.configuration import build, load_yaml
+from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.ranges import COUNT, FRACTION_BELOW_ONE, POSITIVE, SEED
 from verbot.recipes.config import Recipe, resolve
 from verbot.registry import options_of, records_of
-from verbot.text import printable
+from verbot.text import PrintableStream, printable, progress_bars
+from verbot.training.imitation.config import TrainConfig
+from verbot.training.rl.config import PPOConfig
 from verbot.yaml_values import parse_value
 
 
@@ -56,8 +61,8 @@ def test_every_number_of_a_command_has_a_range(name):
         (["teleop", "out", "--host", "a\udcff"], "--host is 'a\\udcff'; expected an address such as 127.0.0.1"),
         (["evaluate", "ws://[::1"], "'ws://[::1' is not the address of a policy server (Invalid IPv6 URL); expected ws://HOST:PORT"),
         (["train", "tiny", "--set", "seed=3"], "--set seed=… does not apply: give --seed"),
-        (["config", "tiny", "--set", "learning_rate=-1"], "learning_rate is -1.0; expected more than 0"),
-        (["config", "tiny", "--set", "ema_decay=2"], "ema_decay is 2.0; expected at least 0 and below 1"),
+        (["config", "tiny", "--set", "learning_rate=-1"], "optimizer.learning_rate is -1.0; expected at least 0"),
+        (["config", "tiny", "--set", "ema_decay=2"], "imitation.optimizer.ema_decay is 2.0; expected at least 0 and below 1"),
         (["config", "tiny", "--set", "seed=text"], "stages[0].imitation.seed is 'text'; expected int"),
         (["watch", "a cube", "--out", "\x1b[31m/" + "x" * 300 + ".gif"], r"\x1b[31m/xxx"),
     ],
@@ -98,6 +103,48 @@ def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
         checks.check_file("--out", tmp_path)
 
 
+def test_a_folder_that_is_checked_is_never_there(tmp_path, monkeypatch):
+    """Another command that starts at once may check it, or the folder above."""
+    seen = []
+    monkeypatch.setattr(Path, "mkdir", lambda path, *_, **__: seen.append(path))
+    monkeypatch.setattr(Path, "rmdir", lambda path: seen.append(path))
+    checks.check_folder("--out", tmp_path / "new" / "run")
+    checks.check_file("--out", tmp_path / "new" / "video.mp4")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for out in ("gone/run", "gone", "new/" + "x" * 300):
+        with pytest.raises(ConfigError, match="no folder can be written there"):
+            checks.check_folder("--out", tmp_path / out)
+    with pytest.raises(ConfigError, match="File name too long"):
+        checks.check_file("--out", tmp_path / "new" / ("x" * 300))
+    assert seen == []
+
+
+@pytest.mark.parametrize("name", ["tabletop-starter", "navigation"])
+def test_an_episode_lasts_a_day_at_most(name):
+    for seconds in (float("inf"), 1e9, -1.0):
+        with pytest.raises(ConfigError, match="max_seconds is .*; expected at least 0 and at most 86400"):
+            make_env(name, max_seconds=seconds)
+
+
+def test_a_record_names_where_its_field_is_and_takes_what_earlier_runs_recorded():
+    record = {"data": {"datasets": ["d"], "rate_hz": -1.0}, "budget": {"steps": 1}}
+    with pytest.raises(ConfigError, match=r"^data\.rate_hz is -1\.0; expected more than 0"):
+        build(TrainConfig, record)
+    jitter = {"brightness": 1.5, "contrast": 2.0, "saturation": 3.0}
+    earlier = {"optimizer": {"learning_rate": 0.0}, "validation": {"batches": 0}, "augment": jitter}
+    assert build(TrainConfig, record | {"data": {"datasets": ["d"]}} | earlier).optimizer.learning_rate == 0.0
+    assert PPOConfig(learning_rate=0.0).learning_rate == 0.0
+
+
+def test_only_rank_0_needs_a_folder_for_results(monkeypatch):
+    options = {"out": Path("/proc/verbot/run")}
+    with pytest.raises(ConfigError, match="no folder"):
+        checks.check_options("train", options)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    checks.check_options("train", options)
+
+
 def test_what_the_parser_repeats_is_printable(capsys):
     code, _, err = run(capsys, "collect", "out", "--episodes", "\x1b[31mred")
     assert code == 2 and "\x1b" not in err and r"\x1b[31mred" in err
@@ -125,6 +172,15 @@ def test_text_of_data_controls_no_terminal(capsys, monkeypatch):
     assert printable(hostile) == r"red\x1b[31m bell\x07 csi\x9b31m \u202egnp.exe half \udcff\r"
 
 
+def test_a_printable_stream_lets_only_progress_bars_move(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", PrintableStream(shown))
+    sys.stderr.writelines(["a\x1b[31m\n", "b\r"])
+    with progress_bars():
+        sys.stderr.write("\r1 %\x1b[A\x1b[2J")
+    assert shown.getvalue() == "a\\x1b[31m\nb\\r" + "\r1 %\x1b[A\\x1b[2J"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -134,6 +190,9 @@ def test_text_of_data_controls_no_terminal(capsys, monkeypatch):
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("2020-13-45", "month must be in 1..12"),
         ("9" * 5000, "Exceeds the limit"),
+        ("a: !!bool x", "a value is not what its tag says (KeyError: 'x')"),
+        ("!!timestamp x", "a value is not what its tag says"),
+        ("!!float", "a value is not what its tag says"),
         ("a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 9)), "more than 200000 values"),
     ],
 )  # fmt: skip
@@ -171,3 +230,16 @@ def test_a_signal_ends_a_command_with_its_code(number, code, capsys, monkeypatch
     monkeypatch.setitem(cli.COMMANDS, "endless", endless)
     name = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert run(capsys, "endless") == (code, "", f"verbot: {name}\n")
+
+
+@pytest.mark.parametrize(("policy", "saved", "note"), [
+    ("expert", True, "; the same command goes on"), ("expert", False, ""), ("ws://127.0.0.1:1", True, ""),
+])  # fmt: skip
+def test_a_command_says_that_it_goes_on_only_if_it_does(policy, saved, note, capsys, monkeypatch, tmp_path):
+    def evaluating(policy: str = "expert", out: Path = tmp_path) -> int:
+        (out / ("results.jsonl" if saved else ".lock")).touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setitem(cli.COMMANDS, "evaluate", evaluating)
+    assert run(capsys, "evaluate", "--policy", policy) == (143, "", f"verbot: ended by SIGTERM{note}\n")

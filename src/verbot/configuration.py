@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import sys
 import types
 import typing
@@ -110,7 +111,14 @@ def build(kind: type[C], record: Mapping[str, Any], where: str = "") -> C:
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and name not in record:
             raise ConfigError(f"{where or kind.__name__} lacks the field {name!r}, a {_words(hints[name])}")
-    return kind(**{name: _fit(hints[name], value, f"{where}.{name}".lstrip(".")) for name, value in record.items()})
+    fitted = {name: _fit(hints[name], value, f"{where}.{name}".lstrip(".")) for name, value in record.items()}
+    try:
+        return kind(**fitted)
+    except ConfigError as error:
+        named = re.match(r"(\w+)(?:[.\[]\S+)? is ", str(error))  # a record names its field, not where it is
+        if not where or named is None or named[1] not in fields or type(error) is not ConfigError:
+            raise
+        raise ConfigError(f"{where}.{error}") from error
 
 
 def field_types(kind: type) -> dict[str, Any]:

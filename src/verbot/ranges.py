@@ -98,6 +98,7 @@ STRENGTH = NumberRange(0, 3, whole=True)  # of a randomization axis
 POSITIVE = NumberRange(0, above=True)
 NOT_NEGATIVE = NumberRange(0)
 FINITE = NumberRange(-math.inf)
+DURATION_S = NumberRange(0, 86400)  # of an episode; 0 stands for a default
 RATE_HZ = NumberRange(0, 1e6, above=True)
 FRACTION = NumberRange(0, 1)
 FRACTION_BELOW_ONE = NumberRange(0, 1, below=True)

@@ -7,11 +7,13 @@ an end effector, a frame) also becomes a part of paths and of feature names; it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
 from verbot.errors import DataError
@@ -21,6 +23,7 @@ LONGEST_NAME = 128  # characters
 BREAKS = "\t\n\r"
 # Controls but for newline and tab, marks that reverse the direction of writing, line separators, and halves of characters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_MOVES = re.compile(r"(\r|\x1b\[A)")  # of progress bars
 
 
 def text_problem(text: object) -> str:
@@ -143,14 +146,23 @@ def printable(text: str) -> str:
 
 
 class PrintableStream:
-    """A stream that writes `printable` text to `stream`; everything else is that of `stream`."""
+    """A stream that writes `printable` text to `stream`; everything else is that of `stream`.
 
-    def __init__(self, stream: TextIO):
-        self.stream = stream
+    Args:
+        bars: progress bars may return to the start of a line, and move up a line.
+    """
+
+    def __init__(self, stream: TextIO, bars: bool = False):
+        self.stream, self._bars = stream, bars
 
     def write(self, text: str) -> int:
-        self.stream.write(printable(text))
+        parts = _MOVES.split(text) if self._bars else [text]
+        self.stream.write("".join(part if self._bars and _MOVES.fullmatch(part) else printable(part) for part in parts))
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -159,6 +171,16 @@ class PrintableStream:
 def terminal(stream: Any) -> Any:
     """The stream behind a `PrintableStream`, for what draws on a terminal; other streams as they are."""
     return stream.stream if isinstance(stream, PrintableStream) else stream
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[None]:
+    """Inside the block the progress bars of libraries are drawn on the standard error, which may be a `PrintableStream`."""
+    if isinstance(sys.stderr, PrintableStream):
+        with contextlib.redirect_stderr(PrintableStream(sys.stderr.stream, bars=True)):
+            yield
+    else:
+        yield
 
 
 def _digest(name: str, length: int) -> str:

@@ -68,6 +68,8 @@ def _parsed(text: str) -> Any:
         raise
     except ValueError as error:  # a date that there is not, or a number of too many digits
         raise ConfigError(str(error)) from error
+    except (LookupError, AttributeError, TypeError) as error:  # of PyYAML, as for "!!bool x"
+        raise ConfigError(f"a value is not what its tag says ({type(error).__name__}: {error})") from error
 
 
 def _count(node: Any, counts: dict[int, int], depth: int) -> int:

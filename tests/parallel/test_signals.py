@@ -53,3 +53,45 @@ def test_a_process_begins_with_its_signals_blocked():
             os._exit(7)
     assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 7
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(signals.SIGNALS)
+
+
+def test_a_second_signal_of_another_kind_ends_the_process_during_cleanup():
+    child = os.fork()
+    if child == 0:
+        with signals.raising():
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(7)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+
+def test_the_end_of_an_inner_block_does_not_arm_signals_again():
+    with pytest.raises(signals.Stopped), signals.raising():
+        try:
+            with signals.deferred() as request:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise signals.Stopped(request.number, " saved")
+        finally:
+            assert {signal.getsignal(number) for number in signals.SIGNALS} == {signal.SIG_DFL}
+            with signals.raising():
+                assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_during_a_start_is_raised_after_it():
+    started = []
+    with pytest.raises(signals.Stopped), signals.raising(), signals.blocked():
+        with signals.blocked():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)  # as in another thread, which receives it
+            os.kill(os.getpid(), signal.SIGTERM)
+        started.append(True)
+    assert started
+
+
+def test_a_wait_in_compiled_code_is_ended():
+    with signals.raising():
+        with signals.ending():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

@@ -27,6 +27,8 @@ ECHO = """
                 raise ConfigError("that cannot be")
             if message == "lack":
                 raise ModuleNotFoundError("No module named 'torch'", name="torch")
+            while message == "compute":
+                pass
             if message == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             channel.send((os.getpid(), os.environ["OMP_NUM_THREADS"], message))
@@ -39,7 +41,7 @@ ECHO = """
 @pytest.fixture
 def echo(tmp_path, monkeypatch):
     (tmp_path / "echo_worker.py").write_text(textwrap.dedent(ECHO))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return "echo_worker"
 
 
@@ -68,10 +70,11 @@ def test_a_killed_worker_is_noticed_with_its_exit_code(echo):
             worker.send("more")
 
 
-def test_no_worker_outlives_a_killed_parent(echo):
+@pytest.mark.parametrize("then", ["", "w.send('compute');"], ids=["that waits", "that computes"])
+def test_no_worker_outlives_a_killed_parent(echo, then):
     script = (
         "import sys, time; from verbot.parallel.workers import workers\n"
-        f"with workers({echo!r}, 1) as (w,): w.send(0); print(w.receive()[0], flush=True); time.sleep(60)"
+        f"with workers({echo!r}, 1) as (w,): w.send(0); pid = w.receive()[0]; {then} print(pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     with parent:
@@ -104,3 +107,15 @@ def test_an_error_on_purpose_is_one_line(echo):
             worker.send(message)
             with pytest.raises(WorkerError, match=f"^worker 1: {expected}$"):
                 worker.receive()
+
+
+def test_workers_that_do_not_end_are_closed_together(echo, monkeypatch):
+    monkeypatch.setattr("verbot.parallel.workers.CLOSING_S", 0.3)
+    with workers(echo, 3) as running:
+        for worker in running:
+            worker.send(0)
+            worker.receive()
+            worker.send("compute")
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.8
+    assert [worker.process.poll() for worker in running] == [-signal.SIGKILL] * 3

@@ -12,6 +12,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy_world import LIMIT, ToyEnv
 
+from verbot.parallel.signals import StopRequest
 from verbot.rollout.collect import CollectConfig
 from verbot.training.log import Log
 from verbot.training.rl import ReinforceConfig, envs
@@ -125,7 +126,7 @@ class RecordedStages:
 def test_a_run_sends_its_env_runners_each_new_level(tmp_path):
     """Kills the mutations in which a run never sends its stage, or sends it only at the beginning."""
     course, runners = CurriculumState(SEPARATE, LEVELS, ["go"], {"reached": {"go": 1}, "recent": {}}), RecordedStages()
-    callback = running._RunCallback(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, runners, course)
+    callback = running._RunCallback(CONFIG, tmp_path, None, Log(None, 0, 1, False), {}, runners, course, StopRequest())
     assert runners.stages == [{"go": 1}], "a run that goes on begins where it was"
     for level, success in ((1, True), (1, True), (1, True), (2, False)):
         ended = {"terminal_observation": None, "task": "go", "level": level, "success": success}

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from toys import PLAIN, changed, toy_config
 
 from verbot.configuration import load_yaml
-from verbot.errors import ConfigError, TrainingError
+from verbot.errors import ConfigError, CorruptFileError, TrainingError
 from verbot.models.network import VLANetwork
 from verbot.parallel.signals import Stopped
 from verbot.policy.policy import load_policy
@@ -145,6 +145,20 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_goes_on_to_the_bit(toy, 
     assert checkpoint.load_latest(tmp_path / "stopped" / "checkpoints")[0].step == 3
     train_policy(config, tmp_path / "stopped", progress=False)
     assert same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_signal_before_a_round_of_corrections_ends_the_run(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.dagger, "due", lambda config, state: True)
+    monkeypatch.setattr(session.TrainingSession, "save", lambda self: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped, match="ended by SIGTERM after step 0, with a checkpoint"):
+        train_policy(toy_config(toy, steps=6), tmp_path, progress=False)
+
+
+def test_a_torn_result_is_named(toy, tmp_path):
+    loop._claim(toy_config(toy, steps=6), tmp_path, True)
+    (tmp_path / "result.json").write_text('{"steps": 6')
+    with pytest.raises(CorruptFileError, match=r"result\.json: is not JSON"):
+        train_policy(toy_config(toy, steps=6), tmp_path, progress=False)
 
 
 def test_ten_in_a_row_roll_back_and_stop(toy, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, Part
 from verbot.models.objectives.keypoints import keypoint_loss
+from verbot.parallel.signals import StopRequest
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import CollectConfig
 from verbot.spec import Observation
@@ -223,7 +224,9 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     start.save(tmp_path / "start")
     config = replace(first, {"init": {"init_from": str(tmp_path / "start")}})
     with running._algorithm(config, tmp_path, None) as (algorithm, policy, runners):
-        callback = running._RunCallback(config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners)
+        callback = running._RunCallback(
+            config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners, None, StopRequest()
+        )
         algorithm.learn(config.steps, callback=callback)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"

@@ -10,11 +10,12 @@ import os
 import select
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
-from verbot.cli.checks import PATH_ERRORS, check_options, described
+from verbot.cli.checks import PATH_ERRORS, RESULT_FOLDERS, check_options, described
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
 from verbot.cli.convert import data_export_command, data_import_command
 from verbot.cli.edit import data_edit_command
@@ -29,6 +30,7 @@ from verbot.cli.inspect import (
 )
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
+from verbot.folders import is_blank
 from verbot.parallel.signals import Stopped, raising
 from verbot.registry import options_of
 from verbot.text import PrintableStream, printable
@@ -120,8 +122,7 @@ def _run(arguments: Sequence[str] | None) -> None:
         sys.exit(2)
     except KeyboardInterrupt as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped(SIGINT)
-        resumed = "; the same command goes on" if _command(arguments)[0] in RESUMED else ""
-        print(f"verbot: {stopped}{resumed}", file=sys.stderr)
+        print(f"verbot: {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
 
 
@@ -137,10 +138,19 @@ def _called(function: Callable[..., int], name: str, arguments: Sequence[str]) -
         try:
             with raising():
                 return function(**options)
+        except KeyboardInterrupt as stop:
+            number, note = (stop.number, stop.note) if isinstance(stop, Stopped) else (SIGINT, "")
+            raise Stopped(number, note + ("; the same command goes on" if _resumes(name, options) else "")) from stop
         except OSError as error:
             if error.errno not in PATH_ERRORS:
                 raise
             raise ConfigError(described(error, name, options)) from error
+
+
+def _resumes(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether the command saved something that the same command reads: not results of a server, which may be another one then."""
+    served = str(options.get("policy", "")).startswith(("ws://", "wss://"))
+    return name in RESUMED and not served and not is_blank(Path(options[RESULT_FOLDERS[name]]))
 
 
 def _parsed(function: Callable[..., int], name: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ RANGES: dict[str, NumberRange | None] = {
     "image_size": IMAGE_SIZE,
     "index": COUNT_OR_NONE,
     "limit": COUNT,
+    "max_episode_gb": POSITIVE,
     "max_frames": COUNT,
     "minutes": POSITIVE,
     "noise": NOT_NEGATIVE,
@@ -45,12 +46,12 @@ RANGES: dict[str, NumberRange | None] = {
     "workers": COUNT_OR_NONE,
 }
 # The files and folders into which commands write.
-FOLDERS = {
+RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
     "explain": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
     "reinforce": "out", "gap": "out", "look": "out",
 }  # fmt: skip
-FILES = {"watch": "out", "data view": "out", "data export": "target"}
+RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}
 # What a path of a person can be wrong about; other errors of the operating system are faults of the program.
 PATH_ERRORS = (
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV,
@@ -76,7 +77,9 @@ def check_options(command: str, options: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{_flag(name)} is {word!r}, which is no text in UTF-8")
             if isinstance(word, str) and word.startswith(("ws://", "wss://")):
                 check_address(word)
-    folder, file = FOLDERS.get(command), FILES.get(command)
+    folder, file = RESULT_FOLDERS.get(command), RESULT_FILES.get(command)
+    if "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0":  # under torchrun rank 0 writes the results
+        return
     if folder and given[folder] is not None:
         check_folder(_flag(folder), given[folder])
     if file and given[file] is not None:
@@ -84,43 +87,47 @@ def check_options(command: str, options: Mapping[str, Any]) -> None:
 
 
 def check_folder(option: str, path: Path) -> None:
-    """Raise `ConfigError` unless files can be written into the folder `path`, which need not exist. It leaves nothing."""
-    with _made(option, path):
-        pass
+    """Raise `ConfigError` unless files can be written into the folder `path`, which need not exist. It makes nothing."""
+    _writable_above(option, path)
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raise `ConfigError` unless the file `path` can be written, in a folder that need not exist. It leaves nothing."""
+    """Raise `ConfigError` unless the file `path` can be written, in a folder that need not exist. It makes nothing."""
     if os.path.isdir(path):
         raise ConfigError(f"{option} is {path}, which is a folder; expected a file")
-    with _made(f"the folder of {option}", path.parent):
-        try:
-            with open(path, "ab") if os.path.exists(path) else tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
-                pass
-        except OSError as error:
-            raise ConfigError(f"{option} is {path}, and no file can be written there: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _made(option: str, path: Path) -> Iterator[None]:
-    """Inside the block the folder `path` is there, and holds what can be written. Raises `ConfigError` if that cannot be."""
-    made: list[Path] = []
+    there = _writable_above(f"the folder of {option}", path.parent)
     try:
-        try:
-            for folder in (*reversed(path.parents), path):
-                if not os.path.isdir(folder):
-                    folder.mkdir()
-                    made.append(folder)
-            with tempfile.TemporaryFile(dir=path):
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(there / path.name)
+        if os.path.exists(path):
+            with open(path, "ab"):
                 pass
-        except OSError as error:
-            if os.path.exists(path) and not os.path.isdir(path):
-                raise ConfigError(f"{option} is {path}, which is a file; expected a folder") from error
-            raise ConfigError(f"{option} is {path}, and no folder can be written there: {_reason(error, path)}") from error
-        yield
-    finally:
-        for folder in reversed(made):
-            folder.rmdir()
+    except OSError as error:
+        raise ConfigError(f"{option} is {path}, and no file can be written there: {error.strerror}") from error
+
+
+def _writable_above(option: str, path: Path) -> Path:
+    """The folder `path`, or the nearest one above it that exists, in which it can be made. Raises `ConfigError`.
+
+    Nothing with a name is made, so that commands that start at once do not meet each other's probes.
+    """
+    found, lacking = path, list[str]()
+    while not os.path.lexists(found) and found != found.parent:
+        lacking.append(found.name)
+        found = found.parent
+    try:
+        for name in (path, *(found / name for name in lacking)):  # names that are too long, and loops of links
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name)
+        if not os.path.isdir(found):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(found))
+        with tempfile.TemporaryFile(dir=found):
+            pass
+    except OSError as error:
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise ConfigError(f"{option} is {path}, which is a file; expected a folder") from error
+        raise ConfigError(f"{option} is {path}, and no folder can be written there: {_reason(error, path)}") from error
+    return found
 
 
 def check_host(host: str) -> None:
@@ -146,7 +153,7 @@ def check_address(url: str) -> None:
 
 def described(error: OSError, command: str, options: Mapping[str, Any]) -> str:
     """One line about a path that could not be read or written."""
-    name = FOLDERS.get(command) or FILES.get(command)
+    name = RESULT_FOLDERS.get(command) or RESULT_FILES.get(command)
     output = dict(_flat(options)).get(name or "")
     path = error.filename or "a file"
     writing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)

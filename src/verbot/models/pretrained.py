@@ -20,6 +20,7 @@ from torch import nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.allocation import uncounted
+from verbot.text import progress_bars
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
 FILES = (CONFIG, PROCESSOR, TOKENIZER, "*.safetensors", "*.safetensors.index.json")
@@ -95,7 +96,8 @@ def _from_hub(checkpoint: str, revision: str | None) -> Path:
     hub = library("huggingface_hub")
     for offline in (True, False):  # a cached copy needs no network
         try:
-            folder = Path(hub.snapshot_download(checkpoint, revision=revision, allow_patterns=FILES, local_files_only=offline))
+            with progress_bars():
+                folder = hub.snapshot_download(checkpoint, revision=revision, allow_patterns=FILES, local_files_only=offline)
         except Exception as error:  # the hub's client, and what it speaks through, raise a dozen unrelated kinds
             if offline:
                 continue
@@ -104,8 +106,8 @@ def _from_hub(checkpoint: str, revision: str | None) -> Path:
                 f"({type(error).__name__}). Without a network, name a folder that holds {CONFIG} and model.safetensors "
                 f"(and {TOKENIZER} or {PROCESSOR}), or bring the hub's cache: hf download {checkpoint}"
             ) from error
-        if _weights(folder) or not offline:
-            return folder
+        if _weights(Path(folder)) or not offline:
+            return Path(folder)
     raise AssertionError
 
 

@@ -1,6 +1,7 @@
 """Signals that end a process: commands end with what is saved, trainings with a checkpoint, and workers with their parent.
 
-Each signal acts once: a second one ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays ignored.
+The first one acts: a second one, of any kind, ends the process at once. A signal that is ignored, as SIGHUP under nohup, stays
+ignored.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,13 +36,35 @@ class StopRequest:
     number = 0
 
 
+@dataclass
+class _State:
+    """What the handlers of this process have in common.
+
+    Args:
+        first: the signal that asked for the end, else 0. Until the outermost block ends, another one ends the process.
+        blocks: blocks of `raising` and `deferred` around the current line.
+        held: blocks of `blocked`, in which `raising` raises nothing.
+        pending: the signal that is raised at their end.
+    """
+
+    first: int = 0
+    blocks: int = 0
+    held: int = 0
+    pending: int = 0
+
+
+_state = _State()
+
+
 @contextmanager
 def raising() -> Iterator[None]:
     """Inside the block a signal raises `Stopped`."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Stopped(number)
+        _disarm(number)
+        if not _state.held:
+            raise Stopped(number)
+        _state.pending = number
 
     with _handled(stop):
         yield
@@ -52,11 +76,18 @@ def deferred() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        _disarm(number)
         request.number = number
 
     with _handled(note):
         yield request
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Inside the block a signal ends the process: for a wait in compiled code, during which no handler runs."""
+    with _handled(signal.SIG_DFL):
+        yield
 
 
 def ignore() -> None:
@@ -68,12 +99,18 @@ def ignore() -> None:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes that are started inside the block receive no signals until they call `ignore`."""
+    """Processes that are started inside the block receive no signals until they call `ignore`; `Stopped` is raised at its end."""
+    mine = threading.current_thread() is threading.main_thread()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    _state.held += mine  # another thread may receive the signal, whose handler runs in this one
     try:
         yield
     finally:
+        _state.held -= mine
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if mine and _state.pending and not _state.held:
+            number, _state.pending = _state.pending, 0
+            raise Stopped(number)
 
 
 @contextmanager
@@ -83,10 +120,22 @@ def _handled(handler: Handler) -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     kept = {number: former for number, former in before.items() if former is not signal.SIG_IGN and former is not None}
-    for number in kept:
+    for number in () if _state.first else kept:
         signal.signal(number, handler)  # type: ignore[arg-type]
+    _state.blocks += 1
     try:
         yield
     finally:
-        for number, former in kept.items():
+        _state.blocks -= 1
+        if not _state.blocks:
+            _state.first = _state.pending = 0
+        for number, former in () if _state.first else kept.items():
             signal.signal(number, former)
+
+
+def _disarm(number: int) -> None:
+    """From now on a signal of any kind ends the process, also where cleanup leaves a block."""
+    _state.first = _state.first or number
+    for each in SIGNALS:
+        if signal.getsignal(each) not in (signal.SIG_IGN, None):
+            signal.signal(each, signal.SIG_DFL)

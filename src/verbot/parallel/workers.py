@@ -1,14 +1,18 @@
 """Worker processes that communicate over a pipe, without fork of a threaded parent, re-run of the user's script, or orphans.
 
-A worker is ``python -m module`` with one end of a pipe. If either side dies, the next message of the other side fails at once.
+A worker is ``python -m module`` with one end of a pipe. If a worker dies, the parent's next message fails at once; if the
+parent dies, its workers end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,6 +25,7 @@ from verbot.errors import VerbotError, missing
 from verbot.parallel import signals
 
 Serve = Callable[["Channel"], None]
+CLOSING_S, LEAVING_S = 5.0, 1.0  # how long the parent waits for its workers, and a worker without a parent for its work to end
 PREFETCH = 2  # requests in the pipe of each worker or core, so that it never waits for the parent
 
 
@@ -78,17 +83,27 @@ class Worker:
 
     def close(self) -> None:
         """Close the pipe and wait up to 5 s for the worker to end; then kill it."""
-        self.connection.close()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        close_all([self])
 
     def _gone(self) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
         return WorkerDied(f"{self.name} ended early with exit code {self.process.poll()}; see its output on stderr")
+
+
+def close_all(running: Sequence[Worker]) -> None:
+    """Close all pipes, wait up to 5 s for all workers together to end, and kill those that have not."""
+    for worker in running:
+        worker.connection.close()
+    deadline = time.monotonic() + CLOSING_S
+    for worker in running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(timeout=max(deadline - time.monotonic(), 0))
+    left = [worker for worker in running if worker.process.poll() is None]
+    for worker in left:
+        worker.process.kill()
+    for worker in left:
+        worker.process.wait()
 
 
 @contextlib.contextmanager
@@ -100,11 +115,11 @@ def workers(module: str, count: int, name: str = "worker") -> Iterator[list[Work
     started: list[Worker] = []
     try:
         for number in range(count):
-            started.append(_start(module, f"{name} {number + 1}"))
+            with signals.blocked():  # no signal between the start of a process and its place in the list
+                started.append(_start(module, f"{name} {number + 1}"))
         yield started
     finally:
-        for worker in started:
-            worker.close()
+        close_all(started)
 
 
 def successor(module: str, dead: Worker) -> Worker:
@@ -139,7 +154,8 @@ def in_order(module: str, count: int, name: str, setup: Any, requests: Sequence[
                         raise
                     deaths.add(lost[0])
                     waiting.extendleft(reversed(lost))
-                    running[running.index(worker)] = replacement = successor(module, worker)
+                    with signals.blocked():
+                        running[running.index(worker)] = replacement = successor(module, worker)
                     _begin(replacement, setup, requests, waiting, open_requests)
                 else:
                     done[open_requests[worker].popleft()] = answer
@@ -158,6 +174,7 @@ def serve(work: Serve) -> None:
     """The body of a worker module's ``__main__``: run `work`, send an error to the parent, and exit quietly if it is gone."""
     channel = Channel(Connection(int(sys.argv[1])))
     signals.ignore()
+    threading.Thread(target=_end_with_parent, args=(channel.connection.fileno(),), daemon=True).start()
     try:
         work(channel)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
@@ -174,6 +191,15 @@ def serve(work: Serve) -> None:
         with contextlib.suppress(OSError):
             channel.connection.send(("error", traceback.format_exc()))
         sys.exit(1)
+
+
+def _end_with_parent(pipe: int) -> None:
+    """End this process once the parent has closed its end of the pipe, also where `work` computes without an end."""
+    watched = select.poll()
+    watched.register(pipe, 0)  # a message does not end the wait; a closed end always does
+    watched.poll()
+    time.sleep(LEAVING_S)  # in which `work` may notice it, and clean up
+    os._exit(1)
 
 
 def _begin(

@@ -22,6 +22,7 @@ from verbot.envs.navigation.world import ACTIONS, RATE_HZ, SIDE_M, World
 from verbot.envs.options import RENDERING, Rendering
 from verbot.envs.parsing import lacking_task
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
+from verbot.ranges import DURATION_S
 from verbot.registry import with_records
 from verbot.spec import Camera, Component, RobotSpec, UInt8Array
 
@@ -106,7 +107,7 @@ class NavigationEnv(gymnasium.Env):
     Args:
         suite: there is one, ``"navigation"``.
         tasks: use only these of ``"go"``, ``"around"`` and ``"follow"``.
-        max_seconds: an episode is truncated after this; by default each task has its own limit.
+        max_seconds: an episode is truncated after this, at most a day; by default each task has its own limit.
         controls: what actions are.
         rule: what a step earns.
         episode: fields of `EpisodeRequest` for every episode, e.g. ``{"split": "train", "wording": "seen"}``; the options of `reset`
@@ -136,6 +137,7 @@ class NavigationEnv(gymnasium.Env):
     ):
         if suite != episodes.SUITE:
             raise UnknownNameError("suite of the navigation env", suite, (episodes.SUITE,))
+        DURATION_S.check("max_seconds", max_seconds)
         self.tasks = tuple(tasks or VERBS)
         for name in self.tasks:
             if name not in VERBS:

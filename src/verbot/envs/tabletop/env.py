@@ -38,6 +38,7 @@ from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.suites import find
 from verbot.envs.tabletop.tasks import tasks as task_registry
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
+from verbot.ranges import DURATION_S
 from verbot.registry import with_records
 from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
 
@@ -107,7 +108,7 @@ class TabletopEnv(gymnasium.Env):
     Args:
         suite: a registered suite's name, e.g. ``"tabletop-starter"``.
         axes: randomization axis to strength 0–3 for every episode; an episode's own `axes` come on top.
-        max_seconds: an episode is truncated after this; by default each task has its own limit.
+        max_seconds: an episode is truncated after this, at most a day; by default each task has its own limit.
         tasks: use only these tasks of the suite.
         cameras: these of the suite's cameras; by default all.
         place: all episodes share the light, the surfaces, the camera poses and the dynamics that this number draws (as far as
@@ -129,6 +130,7 @@ class TabletopEnv(gymnasium.Env):
         rendering: Rendering = RENDERING,
         extras: Extras = EXTRAS,
     ):
+        DURATION_S.check("max_seconds", max_seconds)
         self._suite, self._place = find(suite), place
         for name in cameras or ():
             if name not in self._suite.cameras:
@@ -144,8 +146,7 @@ class TabletopEnv(gymnasium.Env):
             self._tasks = {name: Related(task) for name, task in self._tasks.items()}
         self.compositional_tasks = tuple(name for name, task in self._tasks.items() if task.is_compositional)
         self._axes, self._max_seconds = randomization.checked(axes or {}), max_seconds
-        self._size, self._render_cameras = rendering.image_size, rendering.render_cameras
-        self.render_mode = rendering.render_mode
+        self._size, self._render_cameras, self.render_mode = rendering.image_size, rendering.render_cameras, rendering.render_mode
         self._views = tuple(cameras or self._suite.cameras)
         self.robot_spec = robot_spec(self._size, self._views, self._suite.scene.mount, rendering.depth)
         self._extras, self._mount = extras, robot_mount.find(self._suite.scene.mount)

@@ -20,7 +20,7 @@ from torch import Tensor
 from verbot.agents.grounding_monitor import ConsecutiveAlarm
 from verbot.configuration import build, differences, dump_yaml, load_yaml, to_plain
 from verbot.errors import ConfigError, GroundingWarning
-from verbot.files import hold, write_atomic
+from verbot.files import hold, read_record, write_atomic
 from verbot.models.lora import count
 from verbot.parallel import signals
 from verbot.parallel.progress import Progress as Bar
@@ -91,7 +91,7 @@ def train_policy(
             _claim(config, out, resume)
         process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
         if process_group.broadcast((out / RESULT).exists()):
-            return build(TrainResult, json.loads((out / RESULT).read_text()))
+            return build(TrainResult, read_record(out / RESULT))
         if local_rank[0] == 0:  # once on each machine; other processes then find the caches
             for robot in robots:
                 TrainingData.prepare(robot, device, progress and process_group.is_main)
@@ -187,7 +187,10 @@ def _loop(
     while not session.is_finished(stop_at):
         if dagger.due(config.dagger, state):
             session.save()  # a round takes minutes, in which a signal ends the run
-            with signals.raising(), optimizer.averaged(), session.gathered_policy() as policy:
+            if not process_group.all(not request.number):
+                raise signals.Stopped(request.number or SIGTERM, f" after step {state.step}, with a checkpoint")
+            stopped = signals.raising if process_group.is_main else signals.ending  # the others wait for rank 0
+            with stopped(), optimizer.averaged(), session.gathered_policy() as policy:
                 workers = config.dagger.workers or config.parallelism.processes
                 dagger.collect_dagger_round(
                     config.dagger, policy, session.out, state, process_group, log, seed=config.seed, workers=workers

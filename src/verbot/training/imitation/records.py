@@ -161,7 +161,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, learning_rate=POSITIVE, weight_decay=NOT_NEGATIVE, clip_norm=POSITIVE, ema_decay=FRACTION_BELOW_ONE,
+            self, learning_rate=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE, clip_norm=POSITIVE, ema_decay=FRACTION_BELOW_ONE,
             accumulation=COUNT,
         )  # fmt: skip
 
@@ -254,7 +254,7 @@ class ValidationConfig:
 
     Args:
         share: fraction of the episodes that is held out, drawn by the seed.
-        batches: number of batches of each validation.
+        batches: number of batches of each validation; 0 validates nothing.
         every: steps between two validations.
     """
 
@@ -264,7 +264,7 @@ class ValidationConfig:
 
     def __post_init__(self) -> None:
         FRACTION_BELOW_ONE.check("validation.share", self.share)
-        check_ranges(self, batches=COUNT, every=COUNT)
+        check_ranges(self, batches=COUNT_OR_NONE, every=COUNT)
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, shift_pixels=COUNT_OR_NONE, brightness=FRACTION, contrast=FRACTION, saturation=FRACTION,
+            self, shift_pixels=COUNT_OR_NONE, brightness=NOT_NEGATIVE, contrast=NOT_NEGATIVE, saturation=NOT_NEGATIVE,
             blank_instruction=FRACTION, relabel=FRACTION, grounding_queries=COUNT_OR_NONE, captions=COUNT_OR_NONE,
             goal_image=FRACTION, camera_dropout=FRACTION,
         )  # fmt: skip

@@ -126,7 +126,7 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, num_steps=COUNT, batch_size=COUNT, epochs=COUNT, learning_rate=POSITIVE, clip=POSITIVE, target_kl=POSITIVE,
+            self, num_steps=COUNT, batch_size=COUNT, epochs=COUNT, learning_rate=NOT_NEGATIVE, clip=POSITIVE, target_kl=POSITIVE,
             entropy_coef=NOT_NEGATIVE, entropy_coef_end=NOT_NEGATIVE, value_coef=NOT_NEGATIVE, critic_lr_multiplier=NOT_NEGATIVE,
             critic_warmup=COUNT_OR_NONE, clip_norm=POSITIVE, log_std=FINITE,
         )  # fmt: skip

@@ -20,11 +20,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from verbot.configuration import differences, dump_yaml, former_names, load_yaml
+from verbot.configuration import build, differences, dump_yaml, former_names, load_yaml
 from verbot.contracts import Leveled
 from verbot.envs import make_env
 from verbot.errors import ConfigError, CorruptFileError
-from verbot.files import hold, write_atomic
+from verbot.files import hold, read_record, write_atomic
 from verbot.models.format_1 import weight_name
 from verbot.models.network import Part
 from verbot.parallel import signals
@@ -198,7 +198,7 @@ class _RunCallback(BaseCallback):
         request: signals.StopRequest,
     ):
         super().__init__()
-        self._request, self._steps = request, 0  # control steps up to the current rollout
+        self._request = request
         self._runners, self._curriculum_state = runners, curriculum_state
         self._config, self._out, self._policy, self._log = config, out, policy, log
         self.updates: int = state.get("updates", 0)
@@ -207,6 +207,7 @@ class _RunCallback(BaseCallback):
         self.seconds: float = state.get("seconds", 0.0)
         self._ended: deque[dict[str, Any]] = deque(state.get("ended", []), RECENT)
         self._resumed, self._started = self.seconds, time.monotonic()
+        self._kept: dict[str, Any] = state  # as the current rollout began
         self._broadcast_run_state()
 
     def _broadcast_run_state(self) -> None:
@@ -222,7 +223,7 @@ class _RunCallback(BaseCallback):
         return float(np.mean([e["success"] for e in self._ended])) if self._ended else None
 
     def _on_rollout_start(self) -> None:
-        self._steps = self.num_timesteps
+        self._kept = self._state()
         actor: Any = self.model.policy
         actor.train_critic_only(self.updates < self._config.ppo.critic_warmup)
         self._anneal_entropy()
@@ -255,7 +256,7 @@ class _RunCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self._request.number:
             self._save()
-            raise signals.Stopped(self._request.number, f" after {self._steps} steps, with a checkpoint")
+            raise signals.Stopped(self._request.number, f" after {self._kept['steps']} steps, with a checkpoint")
         for info in self.locals["infos"]:
             if "terminal_observation" in info:
                 self.episodes += 1
@@ -296,10 +297,13 @@ class _RunCallback(BaseCallback):
         log_probs = self.model.rollout_buffer.log_probs  # type: ignore[attr-defined]
         return vec_env.reward.learn(lambda seen, actions: vec_env.log_probs(actor, seen, actions), log_probs)
 
+    def _state(self) -> dict[str, Any]:
+        curriculum = self._curriculum_state.state() if self._curriculum_state is not None else None
+        return {"steps": self.num_timesteps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
+                "seconds": self.seconds, "ended": list(self._ended), "course": curriculum}  # fmt: skip
+
     def _save(self) -> None:
-        state = {"steps": self._steps, "updates": self.updates, "episodes": self.episodes, "errors": self.errors,
-                 "seconds": self.seconds, "ended": list(self._ended),
-                 "course": self._curriculum_state.state() if self._curriculum_state is not None else None}  # fmt: skip
+        """Save the state of the rollout's beginning: what has happened in it happens again when the run is resumed."""
         actor = self.model.policy
         tensors = {f"actor.{name}": value for name, value in actor.state_dict().items()}
         tensors |= flat(actor.optimizer.state_dict()["state"])
@@ -307,7 +311,7 @@ class _RunCallback(BaseCallback):
         if isinstance(vec_env.reward, LearnedReward):
             tensors |= {f"reward.{name}": value for name, value in vec_env.reward.state().items()}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        write_atomic(self._out / CHECKPOINT, save(plain, {"state": json.dumps(state)}))
+        write_atomic(self._out / CHECKPOINT, save(plain, {"state": json.dumps(self._kept)}))
 
 
 def _check_tasks(config: ReinforceConfig) -> None:
@@ -368,7 +372,7 @@ def _claim(config: ReinforceConfig, out: Path, resume: bool) -> ReinforceResult 
         if differing := [name for name in found if not name.startswith("parallelism.")]:
             raise ConfigError(f"{out} holds a run with another {', '.join(differing)}; a new one needs another folder")
         if (out / RESULT).is_file():
-            return ReinforceResult(**json.loads((out / RESULT).read_text()))
+            return build(ReinforceResult, read_record(out / RESULT))
     out.mkdir(parents=True, exist_ok=True)
     dump_yaml(config, path)
     return None

@@ -16,7 +16,7 @@ from verbot.contracts import POINTS, Described, Env, expert_of
 from verbot.envs import make_env
 from verbot.errors import ConfigError
 from verbot.models.reward_models.matcher import Matcher
-from verbot.ranges import COUNT, COUNT_OR_NONE, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
+from verbot.ranges import COUNT, COUNT_OR_NONE, FRACTION, NOT_NEGATIVE, SEED, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation
@@ -99,7 +99,7 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, width=COUNT, learning_rate=POSITIVE, decay=NOT_NEGATIVE, updates=COUNT_OR_NONE, episodes_per_side=COUNT,
+            self, width=COUNT, learning_rate=NOT_NEGATIVE, decay=NOT_NEGATIVE, updates=COUNT_OR_NONE, episodes_per_side=COUNT,
             steps_per_episode=COUNT, absorbing_fraction=FRACTION,
         )  # fmt: skip
 

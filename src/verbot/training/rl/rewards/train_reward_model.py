@@ -24,7 +24,7 @@ from verbot.files import write_atomic
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel import signals
 from verbot.parallel.progress import Progress
-from verbot.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, check_ranges
+from verbot.ranges import COUNT, FRACTION, NOT_NEGATIVE, SEED, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.rollout.episode import EpisodeRunner
 from verbot.training.optimizer_state import PREFIX, flat, nested
@@ -63,8 +63,8 @@ class RewardModelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, episodes=COUNT, noise=NOT_NEGATIVE, discount=FRACTION, steps=COUNT, batch_size=COUNT, learning_rate=POSITIVE,
-            width=COUNT, seed=SEED,
+            self, episodes=COUNT, noise=NOT_NEGATIVE, discount=FRACTION, steps=COUNT, batch_size=COUNT,
+            learning_rate=NOT_NEGATIVE, width=COUNT, seed=SEED,
         )  # fmt: skip
 
 
