@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from verbot import files, folders
-from verbot.errors import DataError, UnwritableError
-from verbot.files import LineLog, below, hold, lock, read_lines, replacing, write_atomic
+from verbot.errors import CorruptFileError, DataError, UnwritableError
+from verbot.files import LineLog, below, hold, lock, read_lines, read_record, replacing, write_atomic
 from verbot.folders import is_blank, recover, remove_folder, write_folder
 
 SOURCE = Path(files.__file__).parent
@@ -35,6 +35,19 @@ def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path: Path, name: str)
 def test_links_within_the_root_are_paths_below_it(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path)
     assert below(tmp_path, "b/c.png") == tmp_path / "b/c.png"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"[]", b"3", b"\xff{}", b"[" * 100_000, b'{"a":' * 100_000, None])
+def test_a_record_that_is_no_table_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "run.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match="run.json: is"):
+        read_record(path)
+    with pytest.raises(CorruptFileError, match="none.json: cannot be read"):
+        read_record(tmp_path / "none.json")
 
 
 @pytest.fixture

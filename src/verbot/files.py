@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from verbot.errors import CorruptFileError, DataError, UnwritableError
 
@@ -104,6 +105,22 @@ def read_lines(path: Path) -> list[bytes]:
     """The complete lines of a file that `LineLog` writes; none if there is no file."""
     content = path.read_bytes() if path.is_file() else b""
     return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The table in a JSON file of verbot's own, such as ``run.json``.
+
+    Raises `CorruptFileError` that names the file if it is missing, torn, nested too deeply, or holds anything else than a table.
+    """
+    try:
+        record = json.loads(regular_file(path).read_bytes())
+    except OSError as error:
+        raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
+        raise CorruptFileError(path, f"is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise CorruptFileError(path, f"is a JSON {type(record).__name__}; expected a table")
+    return record
 
 
 def sha256(content: bytes) -> str:
