@@ -352,7 +352,7 @@ def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
         try:
             _load_tensors(load((out / CHECKPOINT).read_bytes()), algorithm)
         except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:  # the last: weights of other shapes
-            reason = f"cannot be restored ({error!s:.200}); delete it to train from the beginning"
+            reason = f"cannot be restored ({' '.join(str(error).split()):.200}); delete it to train from the beginning"
             raise CorruptFileError(out / CHECKPOINT, reason) from error
         algorithm.num_timesteps = state["steps"]
     return state

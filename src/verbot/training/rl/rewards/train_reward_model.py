@@ -176,7 +176,8 @@ def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, opti
     except ConfigError:
         raise
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:  # the last: weights of other shapes
-        raise CorruptFileError(path, f"is no checkpoint of a reward model ({error!s:.200}); take another path") from error
+        reason = f"is no checkpoint of a reward model ({' '.join(str(error).split()):.200}); take another path"
+        raise CorruptFileError(path, reason) from error
 
 
 class Sentences:
