@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from verbot import files, folders
-from verbot.errors import DataError, UnwritableError
-from verbot.files import LineLog, below, hold, lock, read_lines, replacing, write_atomic
+from verbot import drafts, files, folders
+from verbot.data.storage.own_files import DRAFT
+from verbot.errors import CorruptFileError, DataError, UnwritableError
+from verbot.files import LineLog, below, hold, lock, read_lines, read_record, replacing, write_atomic
 from verbot.folders import is_blank, recover, remove_folder, write_folder
 
 SOURCE = Path(files.__file__).parent
@@ -35,6 +36,19 @@ def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path: Path, name: str)
 def test_links_within_the_root_are_paths_below_it(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path)
     assert below(tmp_path, "b/c.png") == tmp_path / "b/c.png"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"[]", b"3", b"\xff{}", b"[" * 100_000, b'{"a":' * 100_000, None])
+def test_a_record_that_is_no_table_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "run.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match="run.json: is"):
+        read_record(path)
+    with pytest.raises(CorruptFileError, match="none.json: cannot be read"):
+        read_record(tmp_path / "none.json")
 
 
 @pytest.fixture
@@ -93,12 +107,89 @@ def test_a_removed_folder_is_whole_or_gone_at_every_kill(tmp_path, unsynced, kil
 
 
 def test_a_policy_that_an_older_version_was_replacing_is_found(tmp_path):
-    dead = next(number for number in range(4_000_000, 5_000_000) if not files._alive(number))
+    dead = next(number for number in range(4_000_000, 5_000_000) if not drafts._alive(number))
     write_folder(tmp_path / f".folder.old-{dead}", OLD)
     write_folder(tmp_path / f".folder.new-{dead}", NEW)
     assert recover(tmp_path / "folder") and content(tmp_path / "folder") == OLD
     write_folder(tmp_path / "folder", NEW)
     assert [*tmp_path.iterdir()] == [tmp_path / "folder"]
+
+
+def test_a_process_that_restarts_with_its_number_takes_no_draft_for_its_own(tmp_path, monkeypatch):
+    """As process 1 of a container does, whose first life ended in the middle of a checkpoint."""
+    monkeypatch.setattr(drafts, "_numbers", itertools.count())
+    left = drafts.new_draft(tmp_path / "folder")
+    left.mkdir()
+    drafts._writer.cache_clear()
+    monkeypatch.setattr(drafts, "_numbers", itertools.count())
+    write_folder(tmp_path / "folder", NEW)
+    assert [*tmp_path.iterdir()] == [tmp_path / "folder"] and content(tmp_path / "folder") == NEW
+
+
+def test_a_draft_of_another_host_is_removed_when_it_is_a_day_old(tmp_path, monkeypatch):
+    path, own = tmp_path / "file", drafts._writer
+    monkeypatch.setattr(drafts, "_writer", lambda process: ("01234567", "89abcdef"))
+    live, old = drafts.new_draft(path), drafts.new_draft(path)  # with the number of this process, as of another container
+    monkeypatch.setattr(drafts, "_writer", own)
+    older = tmp_path / f".file.{os.getpid()}-0.tmp"  # of an older version
+    for draft in (live, old, older):
+        draft.write_bytes(b"half")
+    for draft in (old, older):
+        os.utime(draft, (0, 0))
+    with replacing(path) as mine:
+        mine.write_bytes(b"whole")
+        write_atomic(path, b"by another thread")
+    assert content(tmp_path) == {"file": b"whole", live.name: b"half"}
+
+
+def test_a_draft_is_one_of_a_dataset_and_of_any_long_name(tmp_path):
+    names = ("file-000.parquet", "file-001.mp4", "episode-000001.episode", "info.json")
+    assert all(DRAFT.fullmatch(drafts.new_draft(Path(name)).name) for name in names)
+    write_atomic(tmp_path / ("n" * 255), b"new")
+    assert content(tmp_path) == {"n" * 255: b"new"}
+
+
+def test_a_link_of_a_person_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("file", "lines", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk/lines").write_bytes(b"one\nto")
+    write_folder(tmp_path / "disk/folder", OLD)
+    for writer in ("file", "library", "folder", "lines"):
+        WRITERS[writer](tmp_path)
+    assert all((tmp_path / name).is_symlink() for name in ("file", "lines", "folder"))
+    assert (tmp_path / "disk/file").read_bytes() == b"new" and content(tmp_path / "disk/folder") == NEW
+    assert read_lines(tmp_path / "disk/lines") == [b"one", b"two"]
+    assert len([*(tmp_path / "disk").iterdir()]) == 3  # no draft is left
+    write_atomic(tmp_path / "file", b"own", follow=False)  # as in a dataset
+    assert not (tmp_path / "file").is_symlink() and (tmp_path / "disk/file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("writer", ["file", "library", "lines"])
+def test_what_is_no_plain_file_is_never_replaced(tmp_path, writer):
+    for path in (tmp_path / "file", tmp_path / "lines"):
+        os.mkfifo(path)
+    with pytest.raises(UnwritableError, match="it is a pipe.; name a plain file"):
+        WRITERS[writer](tmp_path)
+    assert all(path.is_fifo() for path in tmp_path.iterdir())
+    for path in (tmp_path / "file", tmp_path / "lines"):
+        path.unlink()
+        path.symlink_to(path)
+    with pytest.raises(UnwritableError, match="Too many levels of symbolic links"):
+        WRITERS[writer](tmp_path)
+    for path in (tmp_path / "file", tmp_path / "lines"):
+        path.unlink()
+        path.symlink_to(tmp_path / "unmounted/file")
+    with pytest.raises(UnwritableError, match="unmounted/file, whose folder is not there"):
+        WRITERS[writer](tmp_path)
+
+
+@pytest.mark.parametrize("writer", ["file", "library"])
+def test_a_file_keeps_its_permissions(tmp_path, writer):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0o600)
+    WRITERS[writer](tmp_path)
+    assert (tmp_path / "file").read_bytes() == b"new" and (tmp_path / "file").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_with_a_lock_and_drafts_alone_is_blank(tmp_path):
@@ -270,9 +361,11 @@ def test_a_full_disk_does_not_spoil_a_lock(tmp_path):
 # Where a file is written otherwise, and why that is right.
 REASONS = {
     "files.py": "writes whole files",
+    "drafts.py": "removes drafts",
+    "cli/checks.py": "tries whether a file can be written, and writes nothing",
     "folders.py": "replaces whole folders",
     "data/editing/edit.py": "fills the draft of a dataset, which takes its place when it is whole",
-    "data/storage/annotate.py": "fills the draft of a dataset, which takes its place when it is whole",
+    "data/storage/own_files.py": "fills the draft of a dataset, which takes its place when it is whole",
     "data/storage/cached_rows.py": "a cache, whose record says which rows are whole",
     "data/samples/clip_memory.py": "shared memory, which ends with the process",
     "data/importers/rosbag_reader.py": "a temporary copy",

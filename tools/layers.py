@@ -25,6 +25,7 @@ LEVELS = {
     "text": 0,
     "contracts": 1,
     "gymnasium_ids": 0,
+    "drafts": 0,
     "files": 1,
     "folders": 2,
     "yaml_values": 0,

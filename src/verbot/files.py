@@ -7,35 +7,41 @@ Every file that verbot writes is written by `write_atomic` or `replacing`, every
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import re
-import shutil
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from verbot.drafts import new_draft, sweep
+from verbot.drafts import remove as remove  # also for those who import it from here
 from verbot.errors import CorruptFileError, DataError, UnwritableError
 
-_numbers = itertools.count()  # of drafts, so that two threads can write one path
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
-def write_atomic(path: Path, content: bytes | str) -> str:
+def write_atomic(path: Path, content: bytes | str, follow: bool = True) -> str:
     """Write `content` so that at every instant `path` holds either the whole old content or the whole new one.
 
-    The bytes are on disk (fsync of the file, rename, fsync of the folder) before this returns. Text is written as UTF-8.
-    Returns the sha256 of the bytes.
+    The bytes are on disk (fsync of the file, rename, fsync of the folder) before this returns. Text is written as UTF-8. A file
+    that was there keeps its permissions. Returns the sha256 of the bytes.
 
-    Raises `UnwritableError` if that cannot be, for instance because the disk is full.
+    Args:
+        follow: write the file to which a link at `path` leads. In a folder of other people's data it is False, and a link is
+            replaced by the file.
+
+    Raises `UnwritableError` if that cannot be, for instance because the disk is full, or `path` is a device.
     """
     content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    path, mode = _destination(path, follow)
     with drafting(path) as draft:
-        write(draft, content)
+        write(draft, content, mode)
         os.replace(draft, path)
         sync(path.parent)
     return sha256(content)
@@ -47,8 +53,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises `UnwritableError` also for an `OSError` of the library.
     """
+    path, mode = _destination(path)
     with drafting(path) as draft:
         yield draft
+        _permit(draft, mode)
         sync(draft)
         os.replace(draft, path)
         sync(path.parent)
@@ -90,6 +98,7 @@ class LineLog:
         self.close()
 
     def _open(self) -> IO[bytes]:
+        _destination(self.path)
         try:
             if self.path.is_file() and not _ends(self.path):
                 content = self.path.read_bytes()
@@ -215,48 +224,52 @@ def drafting(path: Path) -> Iterator[Path]:
         raise
 
 
-def new_draft(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.tmp")
-
-
-def leftovers(path: Path) -> Iterator[tuple[Path, str]]:
-    """Drafts of `path` by dead processes, with their kind: ``"tmp"``, and ``"new"`` or ``"old"`` of verbot 0.1."""
-    named = re.compile(re.escape(f".{path.name}.") + r"(?:(new|old)-(\d+)|(\d+)(?:-\d+)?\.tmp)")
-    with contextlib.suppress(OSError):  # a folder that cannot be listed
-        for name in os.listdir(path.parent):
-            if (found := named.fullmatch(name)) and not _alive(int(found[2] or found[3])):
-                yield path.with_name(name), found[1] or "tmp"
-
-
-def sweep(path: Path) -> None:
-    for found, _ in leftovers(path):
-        remove(found)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder as far as possible."""
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, mode: int | None = None) -> None:
     with open(path, "wb") as file:
+        _permit(file.fileno(), mode)  # before there is anything to read
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def destination(path: Path) -> Path:
+    """Where `path` is written: what a link leads to, if it is one. Raises `UnwritableError` if nothing can be there."""
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise UnwritableError(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
+    if not target.parent.is_dir():  # a disk that is not mounted, for instance
+        raise UnwritableError(path, OSError(f"it is a link to {target}, whose folder is not there"))
+    return target
+
+
+def _destination(path: Path, follow: bool = True) -> tuple[Path, int | None]:
+    """The file to write, and the permissions of the one that is there."""
+    if re.match("/proc/|/dev$", os.path.realpath(path.parent)):  # /dev/stdout, whose file other software writes too
+        raise UnwritableError(path, OSError("it is a device"), "name a plain file")
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except (OSError, ValueError):  # there is none, or writing it says what is the matter
+        return destination(path) if follow else path, None
+    if stat.S_ISDIR(mode):
+        raise UnwritableError(path, IsADirectoryError(errno.EISDIR, "a folder has its name"))
+    if stat.S_ISLNK(mode):
+        return path, None
+    if not stat.S_ISREG(mode):
+        raise UnwritableError(path, OSError(f"it is {_kind(mode)}"), "name a plain file")
+    return destination(path) if follow else path, mode & 0o777
+
+
+def _permit(file: int | Path, mode: int | None) -> None:
+    """Give a draft the permissions of the file before it, where the file system has any."""
+    with contextlib.suppress(OSError):
+        if mode is not None and stat.S_IMODE(os.stat(file).st_mode) != mode:
+            os.chmod(file, mode)
+
+
+def _kind(mode: int) -> str:
+    return KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def sync(path: Path) -> None:
@@ -342,6 +355,5 @@ def regular_file(path: Path) -> Path:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CorruptFileError(path, f"cannot be read ({reason})") from error
     if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise CorruptFileError(path, f"is {kinds.get(stat.S_IFMT(mode), 'a device')}; expected a plain file")
+        raise CorruptFileError(path, f"is {_kind(mode)}; expected a plain file")
     return path

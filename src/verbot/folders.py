@@ -9,15 +9,19 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from verbot.drafts import leftovers, new_draft, remove, sweep
 from verbot.errors import DataError, UnwritableError
-from verbot.files import drafting, leftovers, lock, new_draft, remove, sweep, sync, write
+from verbot.files import destination, drafting, lock, sync, write
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder of these files by name, in place of the one at `path`, so that it is found whole at every instant.
 
+    A link at `path` stays, and the folder to which it leads is replaced.
+
     Raises `UnwritableError`; the whole folder before it, or the whole new one, is then there.
     """
+    path = destination(path)
     recover(path)
     with drafting(path) as draft:
         draft.mkdir()

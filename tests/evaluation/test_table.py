@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, CorruptFileError
+from verbot.evaluation import EvaluationConfig, run_evaluation
 from verbot.evaluation.comparison.page import write_comparison_page
+from verbot.evaluation.comparison.paired import compare_evaluations
 from verbot.evaluation.comparison.ranking import holm, rank, versus
 from verbot.evaluation.comparison.rows import Cost, Figures, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures
 from verbot.evaluation.protocol.intervals import Estimate, wilson
 from verbot.evaluation.report.plots import Dot, place_labels, scatter
 from verbot.rollout.results import EpisodeResult, ResultsJournal
+from verbot.workflows.compare import _complete, _cost
 
 Make = Callable[..., EpisodeResult]
 KEY = "policy/{task}/test/{index}/goal{goal}/{wording}/seen/seed0"
@@ -42,6 +45,31 @@ def played(folder: Path, made: Make, solved: set[tuple[str, int, int, str]], err
 
 def plain(*numbers: int) -> set[tuple[str, int, int, str]]:
     return {("go", i, 0, "canonical") for i in numbers}
+
+
+DAMAGED = ["{", "[]", "[" * 100_000, "{}", '{"metrics": 3}', '{"metrics": {"a": {"x": 1}}}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_record_of_an_evaluation_is_named(tmp_path: Path, made: Make, content: str) -> None:
+    folder = played(tmp_path / "a", made, plain(0))
+    for name, read in (
+        ("summary.json", read_figures),
+        ("run.json", lambda folder: compare_evaluations(folder, folder)),
+        ("result.json", _cost),
+    ):
+        (folder / name).write_text(content)
+        with pytest.raises(CorruptFileError, match=f"a/{name}: "):
+            read(folder)
+    assert not _complete(folder)
+
+
+@pytest.mark.parametrize("content", DAMAGED[:3])
+def test_an_evaluation_does_not_go_on_beside_a_damaged_record(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CorruptFileError, match="run.json: is"):
+        run_evaluation("expert", EvaluationConfig(episodes=3), tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["run.json"]
 
 
 def test_figures_of_an_interrupted_evaluation_are_counted_from_its_episodes(tmp_path: Path, made: Make) -> None:

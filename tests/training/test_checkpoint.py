@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
 
-from verbot.errors import CheckpointWarning, CorruptFileError
+from verbot.errors import CheckpointWarning, CorruptFileError, UnwritableError
+from verbot.files import sha256
 from verbot.training import checkpoint
 from verbot.training.checkpoint import TrainingProgress
+from verbot.training.distributed.shards import Shard
 
 
 def write(folder, step, value=1.0):
@@ -30,7 +33,7 @@ def test_the_newest_two_are_kept_and_drafts_are_nothing(tmp_path):
     (tmp_path / ".step-00000008.tmp").mkdir()
     (tmp_path / "step-00000009").mkdir()  # without its progress.json it never happened
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000004", "step-00000006"]
-    with pytest.warns(CheckpointWarning, match="step-00000009: cannot be read"):
+    with pytest.warns(CheckpointWarning, match="step-00000009/progress.json: cannot be read"):
         assert checkpoint.load_latest(tmp_path)[0].step == 6
     assert checkpoint.load_latest(tmp_path / "nowhere") is None
 
@@ -61,6 +64,53 @@ def test_no_sound_one_among_several_is_an_error(tmp_path):
     (path / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(CorruptFileError, match="sha256"):
         checkpoint.load_latest(tmp_path)
+
+
+def test_of_damaged_ones_alone_the_newest_is_named_though_it_lacks_its_record(tmp_path):
+    """Training must not begin anew, in silence, beside checkpoints that a person could mend."""
+    for step in (2, 4):
+        (write(tmp_path, step) / "progress.json").unlink()
+    (tmp_path / "step-00000009").mkdir()
+    (tmp_path / "step-foo").write_text("a person's")
+    with pytest.raises(CorruptFileError, match="step-00000004/progress.json: cannot be read"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_an_empty_folder_and_files_of_a_person_are_no_checkpoints(tmp_path):
+    (tmp_path / "step-00000009").mkdir()
+    (tmp_path / "step-foo").write_text("a person's")
+    assert checkpoint.load_latest(tmp_path) is None
+    (tmp_path / "step-00000009").rmdir()
+    write(tmp_path, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert checkpoint.load_latest(tmp_path)[0].step == 4
+
+
+def test_tensors_that_are_none_though_their_checksum_holds_are_damage(tmp_path):
+    path = write(tmp_path, 4)
+    for content in (b"", b"\xff" * 64, b"\2\0\0\0\0\0\0\0{}x"):
+        (path / "tensors.safetensors").write_bytes(content)
+        record = json.loads((path / "progress.json").read_bytes()) | {"sha256": sha256(content)}
+        (path / "progress.json").write_text(json.dumps(record))
+        for shard in (None, Shard()):
+            with pytest.raises(CorruptFileError, match="step-00000004"):
+                checkpoint.load(path, shard)
+
+
+def test_shares_that_cannot_be_written_are_one_error(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(UnwritableError, match="run/step-00000004 cannot be written"):
+        checkpoint.save_shares(tmp_path / "run", TrainingProgress(step=4, layout={"w": [3]}), {"weights": torch.ones(3)}, Alone())
+
+
+class Alone:
+    """A group of one process."""
+
+    rank, size, is_main = 0, 1, True
+
+    def broadcast(self):
+        """There is nobody to wait for."""
 
 
 def test_the_share_done_follows_a_changing_total_smoothly():

@@ -6,18 +6,20 @@ import dataclasses
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 from toy_world import SPEC, ToyEnv
 
 from verbot.configuration import replace
 from verbot.envs import make_env
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.network import NetworkConfig, Part
 from verbot.models.objectives.keypoints import keypoint_loss
 from verbot.parallel.signals import StopRequest
@@ -216,6 +218,14 @@ def test_a_run_goes_on_from_its_checkpoint(toy, tmp_path):
         train_ppo(replace(TOY, {"ppo": {"learning_rate": 1e-4}}), tmp_path / "run", progress=False)
     with pytest.raises(ConfigError, match="holds a run already"):
         train_ppo(TOY, tmp_path / "run", resume=False, progress=False)
+
+
+@pytest.mark.parametrize("state", [None, "[]", "{", "[" * 100_000, '{"steps": 1}'])
+def test_a_damaged_checkpoint_is_named(tmp_path, state):
+    content = b"x" * 40 if state is None else save({"optimizer.x.y": torch.zeros(2)}, {"state": state})
+    (tmp_path / running.CHECKPOINT).write_bytes(content)
+    with pytest.raises(CorruptFileError, match="checkpoint.safetensors: .*; delete it to train from the beginning"):
+        running._restore(tmp_path, SimpleNamespace(policy=torch.nn.Linear(1, 1)))
 
 
 def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):

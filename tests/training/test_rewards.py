@@ -14,7 +14,7 @@ from test_ppo import NOWHERE, TOY, Here, toy  # noqa: F401
 
 from verbot.configuration import replace
 from verbot.envs import make_env
-from verbot.errors import ConfigError, PolicyError, UnknownNameError
+from verbot.errors import ConfigError, CorruptFileError, PolicyError, UnknownNameError
 from verbot.models.network import Part
 from verbot.models.reward_models.matcher import Matcher, TrainedRewardModel
 from verbot.training import read_log
@@ -73,6 +73,10 @@ def test_training_of_a_reward_model_resumes_to_the_same_weights(tmp_path, monkey
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
     with pytest.raises(ConfigError, match="of a reward model with another configuration"):
         train_model(dataclasses.replace(few, seed=1), progress=False, checkpoint=path)
+    for damage in (path.read_bytes()[:-9], b"", b"\xff" * 40):
+        path.write_bytes(damage)
+        with pytest.raises(CorruptFileError, match="checkpoint: is no checkpoint of a reward model"):
+            train_reward_model._resume(path, few, whole, None)
 
 
 def test_negatives_contradict_the_end_of_their_episode():

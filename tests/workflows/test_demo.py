@@ -3,8 +3,8 @@ import json
 import pytest
 
 import verbot
-from verbot.errors import ConfigError
-from verbot.workflows.demo import demo
+from verbot.errors import ConfigError, CorruptFileError
+from verbot.workflows.demo import _timed, demo
 
 
 def test_a_demo_leaves_everything_and_continues(tmp_path):
@@ -30,3 +30,14 @@ def test_a_demo_leaves_everything_and_continues(tmp_path):
     assert (out / "policy" / "weights.safetensors").read_bytes() == weights
     with pytest.raises(ConfigError, match="holds the demo of another recipe or seed"):
         demo(out, "tiny", seed=3, progress=False)
+
+
+def test_the_seconds_of_a_stage_hide_no_error_of_it(tmp_path):
+    with pytest.raises(ZeroDivisionError), _timed(tmp_path, "train"):
+        (tmp_path / "timing.json").mkdir()  # it cannot be written
+        raise ZeroDivisionError
+    (tmp_path / "timing.json").rmdir()
+    for content in ("{", "[]", '{"train": "x"}', "[" * 100_000):
+        (tmp_path / "timing.json").write_text(content)
+        with pytest.raises(CorruptFileError, match="timing.json: "), _timed(tmp_path, "train"):
+            raise AssertionError("the stage has begun")

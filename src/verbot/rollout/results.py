@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +128,26 @@ def read_results(path: Path) -> list[EpisodeResult]:
         try:
             record = json.loads(line)
             result = EpisodeResult(**{RENAMED.get(key, key): value for key, value in record.items()})
-        except (AttributeError, TypeError, ValueError) as error:
+            _check_types(result)
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise CorruptFileError(path, f"line {number} is not an episode result: {error}") from error
         results[result.key] = result
     return list(results.values())
+
+
+_TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
+    str: ("key", "agent", "task", "instruction", "outcome", "actions"),
+    int: ("index", "goal_index", "steps"),
+    (int, float): ("seconds",),
+    (int, float, NoneType): ("final_error_m",),
+    (str, NoneType): ("target_object", "first_contact", "error"),
+    dict: ("goal", "axes"),
+}
+
+
+def _check_types(result: EpisodeResult) -> None:
+    """Raise `TypeError` that names the first field with a value of another type."""
+    for types, names in _TYPES.items():
+        for name in names:
+            if not isinstance(value := vars(result)[name], types):
+                raise TypeError(f"its {name} is {value!r:.100}")

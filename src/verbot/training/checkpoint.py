@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from verbot.drafts import remove
 from verbot.errors import CheckpointWarning, CorruptFileError, UnwritableError
-from verbot.files import remove, sha256, sync, write_atomic
+from verbot.files import read_record, sha256, sync, write_atomic
 from verbot.folders import remove_folder, replace_folder, write_folder
 from verbot.training.distributed import shards
 from verbot.training.distributed.shards import Shard
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from verbot.training.distributed.process_group import ProcessGroup
 
 TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
+NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass
@@ -72,13 +75,19 @@ def save_shares(
     draft, file = folder / f".{_final(folder, progress).name}.tmp", Shard(process_group.rank, process_group.size).file
     if process_group.is_main:
         remove(draft)
-        draft.mkdir(parents=True)
+        try:
+            draft.mkdir(parents=True)
+        except OSError as error:
+            raise UnwritableError(_final(folder, progress), error) from error
     process_group.broadcast()
     _write_shard(draft / file, tensors)
     process_group.broadcast()
     if process_group.is_main:
         names = [Shard(rank, process_group.size).file for rank in range(process_group.size)]
-        record = {**asdict(progress), "files": {name: (draft / f"{name}.sha256").read_text() for name in names}}
+        try:
+            record = {**asdict(progress), "files": {name: (draft / f"{name}.sha256").read_text() for name in names}}
+        except OSError as error:
+            raise UnwritableError(_final(folder, progress), error) from error
         write_atomic(draft / PROGRESS, json.dumps(record, indent=1))
         replace_folder(draft, _final(folder, progress))
         _prune(folder, keep)
@@ -111,7 +120,16 @@ def _prune(folder: Path, keep: int) -> None:
 
 def found(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / PROGRESS).is_file())
+    return [path for path in _saved(folder) if (path / PROGRESS).is_file()]
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Folders with the name of a checkpoint, oldest first."""
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict[str, Tensor]]:
@@ -120,22 +138,24 @@ def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict
     Args:
         shard: the shard to read; None reads the whole vectors.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load as deserialize
 
+    record = read_record(path / PROGRESS)
     try:
-        record = json.loads((path / PROGRESS).read_bytes())
-        if not isinstance(record, dict):
-            raise ValueError(f"{PROGRESS} holds no record")
         if shard is not None or "files" in record:
             files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
             return TrainingProgress(**record), shards.read(path, record["layout"], files, shard or Shard())
         digest = record.pop("sha256", None)
         progress, blob = TrainingProgress(**record), (path / TENSORS).read_bytes()
-    except (OSError, ValueError, TypeError, KeyError) as error:  # the last two: JSON of another form
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:  # a record of another form
         raise CorruptFileError(path, f"cannot be read: {error}") from error
     if sha256(blob) != digest:
         raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")
-    return progress, deserialize(blob)
+    try:
+        return progress, deserialize(blob)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise CorruptFileError(path / TENSORS, f"is not a whole safetensors file ({error})") from error
 
 
 def load_latest(
@@ -144,17 +164,20 @@ def load_latest(
     process_group: ProcessGroup | None = None,
     passed_over: list[str] | None = None,
 ) -> tuple[TrainingProgress, dict[str, Tensor]] | None:
-    """The newest valid checkpoint, or None if there is none. A damaged one is passed over with a `CheckpointWarning`.
+    """The newest valid checkpoint, or None if no folder ``step-NUMBER`` has anything in it.
+
+    A damaged one is passed over with a `CheckpointWarning`.
 
     Args:
         shard: as in `load`.
         process_group: a checkpoint is valid only if all processes can read their shards.
         passed_over: gets the text of each warning.
 
-    Raises `CorruptFileError` if all checkpoints are damaged.
+    Raises `CorruptFileError`, for the newest one, if all checkpoints are damaged.
     """
     damages: list[CorruptFileError] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    lost: CorruptFileError | None = None  # the newest damage of what was a checkpoint
+    for path in reversed(_saved(folder)):
         loaded, damage = None, CorruptFileError(path, "another process cannot read its shard")
         try:
             loaded = load(path, shard)
@@ -166,8 +189,9 @@ def load_latest(
             (passed_over if passed_over is not None else []).extend(texts)
             return loaded
         damages.append(damage)
-    if found(folder):
-        raise damages[-1]
+        lost = lost or (damage if any(path.iterdir()) else None)  # an empty folder is none of a checkpoint
+    if lost is not None:
+        raise lost
     return None
 
 

@@ -66,9 +66,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for line in read_lines(path):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            break
+        found.append(record)
     return found
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import json
 import sys
 import time
 import traceback
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbot.configuration import former_names, replace, written_yaml
-from verbot.errors import ConfigError, UnknownNameError
+from verbot.errors import ConfigError, CorruptFileError, UnknownNameError
 from verbot.evaluation import EvaluationConfig, run_evaluation
 from verbot.evaluation.comparison.page import write_comparison_page
 from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
 from verbot.evaluation.comparison.ranking import versus
 from verbot.evaluation.comparison.rows import Cost, TableRow
 from verbot.evaluation.comparison.table import Table, read_figures, relative
-from verbot.files import hold, write_atomic
+from verbot.files import hold, read_record, write_atomic
 from verbot.ranges import COUNT, COUNT_OR_NONE, SEED, check_ranges
 from verbot.recipes.acting import ACTING
 from verbot.rollout.baselines import POLICY_FREE_AGENTS
@@ -288,16 +287,21 @@ def _fingerprint(dataset: Path) -> list[Any]:
 
 def _complete(folder: Path) -> bool:
     """Whether `folder` has a complete evaluation without errors; otherwise it is resumed, and failed episodes are repeated."""
-    path = folder / "summary.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["errors"] == 0
+    try:
+        return read_record(folder / "summary.json").get("errors") == 0
+    except CorruptFileError:  # there is none, or it is written anew from the results
+        return False
 
 
 def _cost(training: Path) -> Cost:
     from verbot.training.imitation.loop import POLICY, RESULT
 
-    result = json.loads((training / RESULT).read_text(encoding="utf-8"))
-    samples = result.get("samples", result["steps"])  # a reinforcement counts control steps
-    return Cost(_parameters(training / POLICY), samples, result["seconds"])
+    result = read_record(training / RESULT)
+    try:
+        samples = result["samples"] if "samples" in result else result["steps"]  # a reinforcement counts control steps
+        return Cost(_parameters(training / POLICY), int(samples), float(result["seconds"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(training / RESULT, f"is no result of a training ({error!r})") from error
 
 
 def _parameters(policy: Path) -> int:

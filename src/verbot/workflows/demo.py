@@ -6,14 +6,14 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from verbot.configuration import written_yaml
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.evaluation import Summary, run_evaluation
 from verbot.evaluation.report.summary import format_estimate
-from verbot.files import hold, write_atomic
+from verbot.files import hold, read_record, write_atomic
 from verbot.policy.policy import load_policy
 from verbot.recipes.config import Recipe, resolve
 from verbot.workflows.load_policy import policy_source
@@ -64,21 +64,30 @@ def metrics_markdown(summary: Summary) -> str:
 
 
 def timing(out: Path) -> dict[str, float]:
-    """Seconds of each stage so far."""
+    """Seconds of each stage so far. Raises `CorruptFileError` for a file of another form."""
     path = out / "timing.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    seconds = read_record(path) if path.is_file() else {}
+    if not all(isinstance(value, int | float) for value in seconds.values()):
+        raise CorruptFileError(path, "holds other values than seconds; delete it")
+    return seconds
 
 
 @contextmanager
 def _timed(out: Path, stage: str) -> Iterator[None]:
     """Adds this call's seconds to the stage's; a stage that an earlier call had finished takes next to none."""
-    started = time.monotonic()
+    before, started = timing(out), time.monotonic()
     try:
         yield
-    finally:
-        seconds = timing(out)
-        seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
-        write_atomic(out / "timing.json", json.dumps(seconds, indent=2) + "\n")
+    except BaseException:
+        with suppress(DataError):  # the error of the stage says more
+            _add(out, before, stage, started)
+        raise
+    _add(out, before, stage, started)
+
+
+def _add(out: Path, before: dict[str, float], stage: str, started: float) -> None:
+    seconds = before | {stage: round(before.get(stage, 0.0) + time.monotonic() - started, 2)}
+    write_atomic(out / "timing.json", json.dumps(seconds, indent=2) + "\n")
 
 
 def _claim(out: Path, run: Recipe) -> None:

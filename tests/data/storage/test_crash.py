@@ -25,6 +25,7 @@ from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.video import encode_video
 from verbot.errors import UnwritableError
 
+SOAK = [pytest.mark.soak, pytest.mark.timeout(1200)]
 SOURCE = Path(__file__).parents[3] / "src"
 
 # Saves episodes whose content is a function of their number, prints each number, merges often, and reopens the dataset regularly.
@@ -139,12 +140,18 @@ def recorded(root, log, records, spec, images):
                     print(writer.save_episode(record), file=saved, flush=True)
 
 
-KINDS = {"all": (of_every_kind, "image", 1), "plain": (lambda record: record, "video", 3)}
+KINDS = {"all": (of_every_kind, "image"), "plain": (lambda record: record, "video")}
 
 
-@pytest.mark.parametrize(("change", "images", "step"), KINDS.values(), ids=KINDS)
-def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed, change, images, step):
-    """This covers the journal, merges, a close and the next opening; with videos, every third change."""
+def every(step):
+    """Kills at each `step`-th change, a prime, so that every instant of what is repeated is met; at all of them in soak."""
+    return pytest.mark.parametrize("step", [step, pytest.param(1, marks=SOAK)])
+
+
+@pytest.mark.parametrize(("kind", "step"), [("all", 7), ("plain", 13), *(pytest.param(k, 1, marks=SOAK) for k in KINDS)])
+def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed, kind, step):
+    """This covers the journal, merges, a close and the next opening."""
+    change, images = KINDS[kind]
     spec = dataclasses.replace(spec, cameras=spec.cameras[:1])
     records = [dataclasses.replace(record, images={"front": record.images["front"]}) for record in map(make, range(3))]
     records = [change(record) for record in records]
@@ -170,14 +177,15 @@ def test_recording_goes_on_after_a_kill_at_every_change_on_disk(tmp_path, spec, 
     assert number > 80 and len(seen) > 40 // step
 
 
-def test_an_instruction_is_old_or_new_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed):
+@every(7)
+def test_an_instruction_is_old_or_new_after_a_kill_at_every_change_on_disk(tmp_path, spec, make, quick, killed, step):
     spec = dataclasses.replace(spec, cameras=())
     with DatasetWriter(tmp_path / "before", spec) as writer:
         for number in range(2):
             writer.save_episode(dataclasses.replace(make(number), images={}, calibration={}))
     old, new = open_dataset(tmp_path / "before")[1].instructions, ("put it there", "place it")
     seen = set()
-    for number in itertools.count():
+    for number in itertools.count(step=step):
         root = Path(shutil.copytree(tmp_path / "before", tmp_path / f"{number}"))
         if not killed(lambda root=root: annotate(root, {1: new}), number, root):
             break
@@ -187,10 +195,11 @@ def test_an_instruction_is_old_or_new_after_a_kill_at_every_change_on_disk(tmp_p
         assert open_dataset(root)[1].instructions in (old, new) and check_dataset(root) == [], number
         annotate(root, {1: new})
         assert open_dataset(root)[1].instructions == new and check_dataset(root) == [], number
-    assert number > 30 and len(seen) > 15
+    assert number > 30 and len(seen) > 15 // step
 
 
-def test_on_a_full_disk_an_episode_is_saved_or_refused_and_never_twice(tmp_path, spec, make, quick, monkeypatch):
+@every(5)
+def test_on_a_full_disk_an_episode_is_saved_or_refused_and_never_twice(tmp_path, spec, make, quick, monkeypatch, step):
     """The disk is full from each of its writes on, for as long as one call; then the person makes room and tries again."""
     spec = dataclasses.replace(spec, cameras=())
     records = [dataclasses.replace(make(number), images={}, calibration={}) for number in range(3)]
@@ -208,7 +217,7 @@ def test_on_a_full_disk_an_episode_is_saved_or_refused_and_never_twice(tmp_path,
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, failing(getattr(os, name)))
     refused = []
-    for number in itertools.count():
+    for number in itertools.count(step=step):
         root, left[0] = tmp_path / f"{number}", 10**9
         writer, left[0] = DatasetWriter(root, spec, merge_every=2), number
         for record in records:
@@ -233,4 +242,4 @@ def test_on_a_full_disk_an_episode_is_saved_or_refused_and_never_twice(tmp_path,
         assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2], number
         DatasetWriter(root, spec).close()
         assert [episode.extras["number"] for episode in open_dataset(root)] == [0, 1, 2] and check_dataset(root) == [], number
-    assert number > 20 and len(refused) >= 6
+    assert number > 20 and len(refused) >= 6 // step

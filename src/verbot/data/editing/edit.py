@@ -242,7 +242,7 @@ def _copy_notes(draft: Path, plan: EditPlan, sources: Sequence[EditSource]) -> N
             of["features"] = source.dataset.opened_with["features"]
         origins.append({**of, **kept, **({"left_out": dict(source.left_out)} if source.left_out else {})})
     whole = [*(history if isinstance(history, list) else []), {"plan": plan.to_json(), "sources": origins}]
-    write_atomic(draft / HISTORY, json.dumps(whole, indent=1, ensure_ascii=False).encode())
+    write_atomic(draft / HISTORY, json.dumps(whole, indent=1, ensure_ascii=False).encode(), follow=False)
 
 
 def _of_format(name: Path) -> bool:

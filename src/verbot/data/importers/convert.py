@@ -138,7 +138,7 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
     found = before or config.spec or plan.survey()
     plan.prepare()
     if before is None:
-        write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode())
+        write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode(), follow=False)
     try:
         counts, table, already = _filled(root, found, plan, config)
     except _NothingSavedError:

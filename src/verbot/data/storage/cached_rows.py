@@ -163,7 +163,7 @@ class CachedRows:
                     out.flush()
                     os.fsync(file.fileno())
                     state = {"file": path.name, "row": row, "digests": self.digests[:stop]}
-                    write_atomic(path.with_name(f"{name}.json"), json.dumps(state).encode())
+                    write_atomic(path.with_name(f"{name}.json"), json.dumps(state).encode(), follow=False)
         except BaseException:  # an interruption too: rows that are not committed would only take room
             held, committed, _ = self._state(path.parent, name)
             if held == path:

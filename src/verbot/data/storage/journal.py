@@ -165,7 +165,7 @@ class EpisodeJournal:
         """Commit one episode: on return it survives a crash; if this raises, it is not there. Returns the bytes written."""
         content, path = entry.to_bytes(), self._path(entry.index)
         try:
-            write_atomic(path, content)
+            write_atomic(path, content, follow=False)
         except UnwritableError:
             remove(path)  # the disk may have refused it after it had its name
             raise

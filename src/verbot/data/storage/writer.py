@@ -195,7 +195,7 @@ class DatasetWriter:
             info["verbot"]["files"][name] = sorted({_checksum(self.root / name), sha256(content)})
         self._write_info(info, {layout.TASKS: parquet_bytes(layout.tasks_table(self._tasks))})
         for name, content in files.items():
-            write_atomic(self.root / name, content)
+            write_atomic(self.root / name, content, follow=False)
         self._settle()
         self._stale = True
 
@@ -237,7 +237,7 @@ class DatasetWriter:
             if any(path.is_file() and not path.name.startswith(".") for path in self.root.rglob("*")):
                 raise DataError(f"{self.root} holds files but no {layout.INFO}; choose another folder")
             info = new_info(self.spec, self._images, self._columns or {})
-            write_atomic(self.root / layout.INFO, _sealed(info))
+            write_atomic(self.root / layout.INFO, _sealed(info), follow=False)
             return info
         info = read_info(self.root)
         record = info.get("verbot")
@@ -289,7 +289,7 @@ class DatasetWriter:
                 info["features"][layout.IMAGES + camera]["info"] |= encoding_of(clip.video)
         files = merged(run, self.spec, info["features"], number, info["total_frames"], tasks)
         for name, content in files.items():
-            info["verbot"]["files"][name] = write_atomic(self.root / name, content)
+            info["verbot"]["files"][name] = write_atomic(self.root / name, content, follow=False)
         info["total_episodes"] += len(run.entries)
         info["total_frames"] += sum(entry.length for entry in run.entries)
         info["total_tasks"] = len(tasks)
@@ -306,14 +306,14 @@ class DatasetWriter:
             info["verbot"]["derived"][name] = sorted({_checksum(path), sha256(content)})
         content = _sealed(info)
         try:
-            write_atomic(self.root / layout.INFO, content)
+            write_atomic(self.root / layout.INFO, content, follow=False)
         except UnwritableError:
             if (self.root / layout.INFO).read_bytes() == content:  # the disk refused it after it had its name
                 self._info = info
             raise
         self._info = info
         for name, content in derived.items():
-            write_atomic(self.root / name, content)
+            write_atomic(self.root / name, content, follow=False)
 
     def _settle(self) -> None:
         """Accept only the present content of derived and replaced files from now on."""

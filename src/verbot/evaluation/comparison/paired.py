@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbot.configuration import former_names
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, CorruptFileError
 from verbot.evaluation.protocol.conditions import WORDINGS, axes_suffix
 from verbot.evaluation.protocol.intervals import Estimate, difference, mcnemar, proportion
 from verbot.evaluation.report.summary import format_estimate
 from verbot.evaluation.report.text import condition, p_value, plain
-from verbot.files import write_atomic
+from verbot.files import read_record, write_atomic
 from verbot.rollout.results import EpisodeResult, read_results
 
 if not TYPE_CHECKING:
@@ -139,7 +139,7 @@ def results_of(folder: Path, agent: str = "policy") -> Mapping[str, EpisodeResul
     # The evaluated agent counts as the policy, even if it is the expert itself.
     tested = _tested(folder) if agent == "policy" else agent
     results = [result for result in read_results(path) if result.agent == tested]
-    return {result.key.split("/", 1)[1]: result for result in results}
+    return {result.key.split("/", 1)[-1]: result for result in results}
 
 
 def _tested(folder: Path) -> str:
@@ -149,7 +149,11 @@ def _tested(folder: Path) -> str:
 
 def _name(folder: Path) -> str:
     path = folder / "run.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["policy"]) if path.is_file() else folder.name
+    if not path.is_file():
+        return folder.name
+    if "policy" not in (record := read_record(path)):
+        raise CorruptFileError(path, "names no policy")
+    return str(record["policy"])
 
 
 def by_condition(results: Mapping[str, EpisodeResult]) -> dict[str, list[str]]:

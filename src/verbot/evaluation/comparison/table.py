@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, CorruptFileError
 from verbot.evaluation.comparison.paired import PairedRow, by_condition, results_of
 from verbot.evaluation.comparison.ranking import CLEAR, holm, rank
 from verbot.evaluation.comparison.rows import Figures, TableRow
@@ -16,7 +16,7 @@ from verbot.evaluation.protocol import metrics
 from verbot.evaluation.protocol.intervals import NOTHING, Estimate
 from verbot.evaluation.report.summary import format_estimate, versions
 from verbot.evaluation.report.text import condition, p_value, plain
-from verbot.files import write_atomic
+from verbot.files import read_record, write_atomic
 from verbot.rollout.results import EpisodeResult
 
 Verdict = Literal["base", "better", "worse", "same", "unpaired"]
@@ -121,11 +121,14 @@ def read_figures(folder: Path) -> Figures:
         if not results:
             raise ConfigError(f"{folder} holds no episodes yet")
         return _measure(results)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    metric, conditions, by_task = (
-        {key: Estimate(**value) for key, value in record[name].items()} for name in ("metrics", "conditions", "by_task")
-    )
-    return Figures(record["condition"], metric, conditions, by_task, record["errors"], *record["error_messages"][:1])
+    record = read_record(path)
+    try:
+        metric, conditions, by_task = (
+            {key: Estimate(**value) for key, value in record[name].items()} for name in ("metrics", "conditions", "by_task")
+        )
+        return Figures(record["condition"], metric, conditions, by_task, int(record["errors"]), *record["error_messages"][:1])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptFileError(path, f"is no summary of an evaluation ({error!r}); evaluate again to write it anew") from error
 
 
 def groups_of(rows: Sequence[TableRow], name: str) -> list[str]:

@@ -22,7 +22,7 @@ from verbot.evaluation.protocol.intervals import difference, mcnemar
 from verbot.evaluation.report.clips import VideoClip, choose
 from verbot.evaluation.report.page import write_report
 from verbot.evaluation.report.summary import Summary
-from verbot.files import hold, write_atomic
+from verbot.files import hold, read_record, write_atomic
 from verbot.parallel.progress import Progress
 from verbot.parallel.workers import cores
 from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, PolicySource
@@ -214,7 +214,7 @@ def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> N
     if not path.exists():
         write_atomic(path, json.dumps(shape, indent=2) + "\n")
         return
-    earlier = {"sample": False} | json.loads(path.read_text(encoding="utf-8"))  # verbot 0.1 did not write it
+    earlier = {"sample": False} | read_record(path)  # verbot 0.1 did not write it
     if shape["identity"] == earlier.get("identity") != "":
         earlier["policy"] = shape["policy"]  # the same policy by another name
     other = [f"{name}: {earlier.get(name)!r}, now {value!r}" for name, value in shape.items() if earlier.get(name) != value]

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from string import Template
 
+from verbot.errors import CorruptFileError
 from verbot.evaluation.grounding.metrics import GroundingMetrics
 from verbot.evaluation.grounding.page import METRICS_FILE, OLD_METRICS_FILE, figures
 from verbot.evaluation.protocol.intervals import Estimate
@@ -17,7 +18,7 @@ from verbot.evaluation.report import text
 from verbot.evaluation.report.clips import Section, VideoClip
 from verbot.evaluation.report.plots import Bar, bars, interval, percent, table, video
 from verbot.evaluation.report.summary import Summary, format_estimate
-from verbot.files import write_atomic
+from verbot.files import read_record, write_atomic
 from verbot.rollout.results import EpisodeResult
 
 Videos = Sequence[tuple[VideoClip, bytes]]
@@ -64,9 +65,13 @@ def _grounding(summary: Summary, folder: Path) -> Iterator[str]:
     """The grounding metrics of this policy, if they were measured into the same folder."""
     paths = [folder / name for name in (METRICS_FILE, OLD_METRICS_FILE)]
     path = next((path for path in paths if path.is_file()), None)
-    record = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    record = read_record(path) if path else {}
     if (record.get("policy"), record.get("suite")) == (summary.policy, summary.suite):
-        yield figures(GroundingMetrics.from_json(record))
+        try:
+            metrics = GroundingMetrics.from_json(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptFileError(path or folder, f"holds no grounding metrics ({error!r})") from error
+        yield figures(metrics)
 
 
 def _section(title: str, lead: str, body: str) -> str:

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from torch import Tensor
 
 from verbot.configuration import build, differences, dump_yaml, former_names, load_yaml
 from verbot.contracts import Leveled
@@ -342,24 +343,33 @@ def _progress(out: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             found: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+        if not isinstance(found, dict) or not isinstance(found.get("steps"), int):
+            raise ValueError("it counts no steps")
         return found
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise CorruptFileError(path, f"is a damaged checkpoint ({error}); delete it to train from the beginning") from error
 
 
 def _restore(out: Path, algorithm: PPO) -> dict[str, Any]:
     state = _progress(out)
     if state:
-        tensors = load((out / CHECKPOINT).read_bytes())
-        actor = algorithm.policy
-        actor.load_state_dict({weight_name(n).removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")})
-        kept = actor.optimizer.state_dict()
-        actor.optimizer.load_state_dict({"state": nested(tensors), "param_groups": kept["param_groups"]})
+        try:
+            _load_tensors(load((out / CHECKPOINT).read_bytes()), algorithm)
+        except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:  # the last: weights of other shapes
+            reason = f"cannot be restored ({' '.join(str(error).split()):.200}); delete it to train from the beginning"
+            raise CorruptFileError(out / CHECKPOINT, reason) from error
         algorithm.num_timesteps = state["steps"]
-        reward = algorithm.get_env().reward  # type: ignore[union-attr]
-        if isinstance(reward, LearnedReward):
-            reward.restore({n.removeprefix("reward."): t for n, t in tensors.items() if n.startswith("reward.")})
     return state
+
+
+def _load_tensors(tensors: Mapping[str, Tensor], algorithm: PPO) -> None:
+    actor = algorithm.policy
+    actor.load_state_dict({weight_name(n).removeprefix("actor."): t for n, t in tensors.items() if n.startswith("actor.")})
+    kept = actor.optimizer.state_dict()
+    actor.optimizer.load_state_dict({"state": nested(tensors), "param_groups": kept["param_groups"]})
+    reward = algorithm.get_env().reward  # type: ignore[union-attr]
+    if isinstance(reward, LearnedReward):
+        reward.restore({n.removeprefix("reward."): t for n, t in tensors.items() if n.startswith("reward.")})
 
 
 def _claim(config: ReinforceConfig, out: Path, resume: bool) -> ReinforceResult | None:

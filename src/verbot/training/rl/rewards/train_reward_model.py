@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from verbot.configuration import to_plain
 from verbot.contracts import Described, Goal, expert_of
 from verbot.envs import make_env
-from verbot.errors import ConfigError, TrainingError
+from verbot.errors import ConfigError, CorruptFileError, TrainingError
 from verbot.files import write_atomic
 from verbot.models.reward_models.matcher import Matcher
 from verbot.parallel import signals
@@ -164,14 +164,20 @@ def _resume(path: Path | None, config: RewardModelConfig, matcher: Matcher, opti
     """The number of completed steps. Raises `ConfigError` if the checkpoint has another configuration."""
     if path is None or not path.is_file():
         return 0
-    with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
-    if json.loads(about.get("config", "{}")) != to_plain(config):
-        raise ConfigError(f"{path} is a checkpoint of a reward model with another configuration; take another path")
-    tensors = load_file(path)
-    matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(PREFIX)})
-    optimizer.load_state_dict({"state": nested(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(about["step"])
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        if json.loads(about.get("config", "{}")) != to_plain(config):
+            raise ConfigError(f"{path} is a checkpoint of a reward model with another configuration; take another path")
+        tensors = load_file(path)
+        matcher.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(PREFIX)})
+        optimizer.load_state_dict({"state": nested(tensors), "param_groups": optimizer.state_dict()["param_groups"]})
+        return int(about["step"])
+    except ConfigError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:  # the last: weights of other shapes
+        reason = f"is no checkpoint of a reward model ({' '.join(str(error).split()):.200}); take another path"
+        raise CorruptFileError(path, reason) from error
 
 
 class Sentences:
