@@ -243,6 +243,11 @@ def test_a_snapshot_of_hugging_face_is_read_through_its_links(dataset: Path, tmp
         path.rename(blobs / str(number))
         path.symlink_to(blobs / str(number))
     assert open_dataset(snapshot)[0].images("front").shape == (3, 16, 16, 3)
+    within = snapshot / "libero/1.0.0"  # a dataset in a folder of the repository
+    within.mkdir(parents=True)
+    for name in ("meta", "data", "videos"):
+        (snapshot / name).rename(within / name)
+    assert open_dataset(within)[0].images("front").shape == (3, 16, 16, 3)
 
 
 @pytest.mark.parametrize("words", ["go \ud83d", "go \0", "go \x1b[2J"])
