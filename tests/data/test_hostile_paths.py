@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from verbot.data import (
     EpisodeRecord,
     FrameCache,
     ImportConfig,
+    annotate,
     check_dataset,
     edit,
     import_dataset,
@@ -26,6 +28,7 @@ from verbot.data import (
 from verbot.data.importers.table import read_table
 from verbot.data.storage.containers import open_video
 from verbot.data.storage.features import FeatureRoles
+from verbot.data.storage.info import seal
 from verbot.data.storage.journal import EpisodeJournal
 from verbot.data.storage.video import Decoder, encode_video
 from verbot.errors import ConfigError, CorruptFileError, DataError, SpecError
@@ -107,7 +110,9 @@ def test_a_name_that_leads_out_is_no_name(name: str) -> None:
 
 def test_a_spec_of_an_older_version_is_read_with_clean_names(dataset: Path) -> None:
     path = dataset / "meta/info.json"
-    path.write_text(path.read_text().replace('"name": "grip"', '"name": "left grip"'))
+    info = json.loads(path.read_text().replace('"name": "grip"', '"name": "left grip"'))
+    info["verbot"]["seal"] = seal(info)
+    path.write_text(json.dumps(info))
     assert [part.name for part in open_dataset(dataset).spec.action] == ["left_grip"]
 
 
@@ -158,6 +163,24 @@ def test_a_persons_notes_survive_and_check_names_them(dataset: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert "notes.txt: not part of the dataset" in printed and "all well" in printed
     assert {finding.kind for finding in check_dataset(dataset)} == {"note"}
+
+
+def test_a_copy_follows_no_link(dataset: Path, tmp_path: Path) -> None:
+    for name, aim in (("loop", "."), ("out", tmp_path), ("gone", "nothing"), ("meta/secret.json", tmp_path / "s")):
+        (dataset / name).symlink_to(aim)
+    (dataset / "notes.txt").write_text("seen")
+    os.mkfifo(dataset / "pipe")
+    (tmp_path / "s").write_text("{}")
+    annotate(dataset, {0: ["look"]}, tmp_path / "copy")
+    found = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    assert "notes.txt" in found and not {"meta/secret.json", "pipe", "gone"} & found
+    assert check_dataset(tmp_path / "copy") == [] and not list((tmp_path / "copy").glob("loop"))
+    (file,) = dataset.rglob("meta/verbot/**/*.parquet")
+    file.rename(tmp_path / "moved")
+    file.symlink_to(tmp_path / "moved")
+    with pytest.raises(DataError, match="leads out of"):
+        annotate(dataset, {0: ["look"]}, tmp_path / "second")
+    assert not list(tmp_path.glob("*second*")) and not list(tmp_path.glob(".second*"))
 
 
 def test_a_cache_leads_nowhere_else(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
