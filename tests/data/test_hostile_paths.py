@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from verbot.cli import main
 from verbot.data import (
@@ -25,7 +26,10 @@ from verbot.data import (
     import_dataset,
     open_dataset,
 )
+from verbot.data.importers import open_source, refused_items
+from verbot.data.importers.bag_folders import recordings
 from verbot.data.importers.table import read_table
+from verbot.data.importers.zarr import _stores
 from verbot.data.storage.containers import open_video
 from verbot.data.storage.features import FeatureRoles
 from verbot.data.storage.info import seal
@@ -241,10 +245,38 @@ def test_hdf5_takes_nothing_from_other_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_link_in_a_source_that_leads_out_is_refused(tmp_path: Path) -> None:
-    source = manifest(tmp_path / "source", "a.png")
+    source = manifest(tmp_path / "source", "b/a.png")
+    (source / "a.png").rename(tmp_path / "a.png")
     (source / "b").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="is not a path within the manifest's folder"):
+        import_dataset(source, tmp_path / "target", ImportConfig(rate_hz=10.0))
+    (source / "manifest.json").rename(tmp_path / "manifest.json")
+    (source / "manifest.json").symlink_to(tmp_path / "manifest.json")
     with pytest.raises(DataError, match="a link leads out of this folder"):
         import_dataset(source, tmp_path / "target", ImportConfig(rate_hz=10.0))
+
+
+def test_a_link_beside_good_recordings_costs_none_of_them(tmp_path: Path) -> None:
+    source, other = tmp_path / "source", tmp_path / "other"
+    values = {"actions": np.ones((2, 1), np.float32)}
+    for folder in (source, other):
+        folder.mkdir()
+        save_file(values, folder / "0.safetensors")
+    (source / "latest").symlink_to(other)
+    (source / "1.safetensors").symlink_to(other / "0.safetensors")
+    result = import_dataset(source, tmp_path / "target", ImportConfig(rate_hz=10.0, instruction="go"))
+    assert result.episodes == 1 and [skipped.episode for skipped in result.skipped] == ["1.safetensors", "latest"]
+    assert all("a link leads out of this folder" in skipped.problem for skipped in result.skipped)
+    for folder in (source, other):
+        (folder / "0.mcap").touch()
+    assert [files.key for files in recordings(source)] == ["0.mcap"]
+    assert [item.key for item in refused_items("rosbag", source)] == ["latest"]
+    (source / "a.zarr").symlink_to(other)
+    (source / "b.zarr").mkdir()
+    assert [path.name for path in _stores(source)] == ["b.zarr"]
+    (source / "b.zarr/data").symlink_to(other)
+    with pytest.raises(DataError, match="b.zarr/data', which a link leads out of this folder"):
+        open_source("zarr", source, None, {})
 
 
 def test_a_dataset_whose_files_lie_elsewhere_is_refused(dataset: Path, tmp_path: Path, stored: Path) -> None:

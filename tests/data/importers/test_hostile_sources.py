@@ -109,7 +109,7 @@ def test_a_pipe_is_no_file(tmp_path):
             regular_file(path)
     with pytest.raises(DataError, match="No such file"):
         regular_file(tmp_path / "none")
-    with pytest.raises(DataError, match="is a pipe; expected a file"):
+    with pytest.raises(DataError, match="is a pipe; expected a plain file"):
         import_dataset(tmp_path / "pipe", tmp_path / "out", ImportConfig("manifest", rate_hz=10))
     source = tmp_path / "raw"
     source.mkdir()
@@ -118,7 +118,7 @@ def test_a_pipe_is_no_file(tmp_path):
     entries = [{"image_path": name, "instruction": "go", "action": [1]} for name in ("b.png", "a.png")]
     (source / "manifest.json").write_text(json.dumps(entries))
     (skipped,) = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10)).skipped
-    assert skipped.episode == "entry 1" and "a.png: is a pipe; expected a file" in skipped.problem
+    assert skipped.episode == "entry 1" and "a.png: is a pipe; expected a plain file" in skipped.problem
 
 
 def png(side):

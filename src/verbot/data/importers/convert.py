@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from verbot.data.importers import open_source, reading, recognize
+from verbot.data.importers import open_source, reading, recognize, refused_items
 from verbot.data.importers.limits import EPISODE_BYTES
 from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.data.importers.table import LOG, TABLE, ImportTable, RowLog, Skipped
@@ -152,7 +152,7 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
     request: dict[str, Any] = {"format": name, "source": given.name, "robot": config.robot, "rate_hz": config.rate_hz}
     request |= {"instruction": config.instruction, "options": dict(config.options), "images": config.images}
     request |= {"spec": None if config.spec is None else config.spec.to_json()}
-    plan = ImportPlan(opened, given)
+    plan = ImportPlan(opened, given, refused=refused_items(name, path))
     before = _known_spec(root, request)
     found = before or config.spec or plan.survey()
     plan.prepare()

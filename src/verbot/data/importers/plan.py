@@ -58,10 +58,14 @@ class ImportPlan:
     given: PlanOptions
     state: list[known_robots.KnownComponent] = field(default_factory=list)
     action: list[known_robots.KnownComponent] = field(default_factory=list)
+    refused: Sequence[Item] = ()  # that are known to be unreadable
     first: RawEpisode | None = None  # defines the fields, and their order, of all episodes
 
     def items(self) -> Iterator[Item]:
-        return (with_plain_key(item) for item in itertools.islice(self.source.items(), self.given.limit))
+        return (
+            with_plain_key(item)
+            for item in itertools.islice(itertools.chain(self.source.items(), self.refused), self.given.limit)
+        )
 
     @property
     def total(self) -> int | None:

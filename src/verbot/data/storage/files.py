@@ -70,7 +70,8 @@ def read_parquet(
 ) -> pa.Table:
     """Read the columns for whose name `columns` is true. Verifies the sha256 (if known) and the page checksums.
 
-    Raises `CorruptFileError` naming the file when it is missing or damaged, or, without sha256, unpacks to more than `limits` allow.
+    Raises `CorruptFileError` naming the file when it is missing or damaged, or, if its sha256 is not known, unpacks to more than
+    `limits` allow.
     """
     try:
         source = str(regular_file(path)) if checksum is None else pa.BufferReader(read_bytes(path, checksum))

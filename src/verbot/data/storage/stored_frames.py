@@ -23,7 +23,7 @@ from verbot.files import below
 from verbot.spec import FloatArray
 
 Row = Mapping[str, Any]
-ROWS, SPARE_ROWS = 4, 10**6  # a file may hold so many times the frames of the episodes, and so many more: of deleted ones
+ROWS, SPARE_ROWS = 4, 5 * 10**5  # a file may hold so many times the frames of the episodes, and so many more: of deleted ones
 
 
 class StoredFrames:
