@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from verbot.data.storage.containers import open_video
 from verbot.data.storage.features import FeatureRoles
 from verbot.data.storage.info import seal
 from verbot.data.storage.journal import EpisodeJournal
+from verbot.data.storage.recorded_extras import RecordedExtras
 from verbot.data.storage.video import Decoder, encode_video
 from verbot.errors import ConfigError, CorruptFileError, DataError, SpecError
 from verbot.files import below, regular_file
@@ -167,6 +169,12 @@ def test_a_persons_notes_survive_and_check_names_them(dataset: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert "notes.txt: not part of the dataset" in printed and "all well" in printed
     assert {finding.kind for finding in check_dataset(dataset)} == {"note"}
+
+
+def test_a_calibration_has_the_name_of_its_camera_among_all(tmp_path: Path) -> None:
+    features = {f"observation.images.{name}": {} for name in ("left arm", "left_arm")}
+    stored = SimpleNamespace(info={"total_episodes": 0, "features": features}, root=tmp_path)
+    assert RecordedExtras(stored).table({"calibration": '{"left arm": 1}'}, "calibration") == {"left_arm-d5d5b5": 1}  # type: ignore[arg-type]
 
 
 def test_a_copy_follows_no_link(dataset: Path, tmp_path: Path) -> None:
