@@ -75,7 +75,11 @@ def older(source: Path, root: Path) -> Path:
 def film(path: Path, frames: np.ndarray, codec: str = "libx264", kind: str = "mp4") -> None:
     with av.open(str(path), "w", format=kind) as container:
         stream: Any = container.add_stream(codec, rate=10)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = (
+            frames.shape[1],
+            frames.shape[2],
+            "yuvj420p" if codec == "mjpeg" else "yuv420p",
+        )
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())

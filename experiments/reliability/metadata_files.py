@@ -109,7 +109,7 @@ def parquet_changes() -> dict[str, Callable[[pa.Table], pa.Table]]:
         "dictionaries": each(lambda c: pa.array(["7"] * len(c)).dictionary_encode()),
         "uneven lists": each(uneven),
         "structs": each(lambda c: pa.array([{"a": 1}] * len(c))),
-        "decimals": each(lambda c: pa.array([1] * len(c)).cast(pa.decimal128(20, 2))),
+        "decimals": each(lambda c: pa.array([1] * len(c)).cast(pa.decimal128(22, 2))),
         "times": each(lambda c: pa.array([1] * len(c), pa.timestamp("ns"))),
         "booleans": each(lambda c: pa.array([True] * len(c))),
         "nan": each(lambda c: pa.array([math.nan] * len(c))),

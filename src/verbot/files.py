@@ -340,8 +340,8 @@ os.register_at_fork(after_in_child=_leave_locks)
 def _reach(root: Path) -> list[Path]:
     """The folders in which links of `root` may end."""
     whole = root.resolve()
-    blobs = whole.parent.parent / "blobs"
-    return [whole, blobs] if whole.parent.name == "snapshots" and blobs.is_dir() else [whole]
+    revisions = [folder.parent for folder in (whole, *whole.parents) if folder.parent.name == "snapshots"]
+    return [whole, *(blobs for folder in revisions if (blobs := folder.parent / "blobs").is_dir())]
 
 
 def regular_file(path: Path) -> Path:

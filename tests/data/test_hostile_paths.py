@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from verbot.cli import main
 from verbot.data import (
@@ -18,15 +21,21 @@ from verbot.data import (
     EpisodeRecord,
     FrameCache,
     ImportConfig,
+    annotate,
     check_dataset,
     edit,
     import_dataset,
     open_dataset,
 )
+from verbot.data.importers import open_source, refused_items
+from verbot.data.importers.bag_folders import recordings
 from verbot.data.importers.table import read_table
+from verbot.data.importers.zarr import _stores
 from verbot.data.storage.containers import open_video
 from verbot.data.storage.features import FeatureRoles
+from verbot.data.storage.info import seal
 from verbot.data.storage.journal import EpisodeJournal
+from verbot.data.storage.recorded_extras import RecordedExtras
 from verbot.data.storage.video import Decoder, encode_video
 from verbot.errors import ConfigError, CorruptFileError, DataError, SpecError
 from verbot.files import below, regular_file
@@ -107,7 +116,9 @@ def test_a_name_that_leads_out_is_no_name(name: str) -> None:
 
 def test_a_spec_of_an_older_version_is_read_with_clean_names(dataset: Path) -> None:
     path = dataset / "meta/info.json"
-    path.write_text(path.read_text().replace('"name": "grip"', '"name": "left grip"'))
+    info = json.loads(path.read_text().replace('"name": "grip"', '"name": "left grip"'))
+    info["verbot"]["seal"] = seal(info)
+    path.write_text(json.dumps(info))
     assert [part.name for part in open_dataset(dataset).spec.action] == ["left_grip"]
 
 
@@ -158,6 +169,30 @@ def test_a_persons_notes_survive_and_check_names_them(dataset: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert "notes.txt: not part of the dataset" in printed and "all well" in printed
     assert {finding.kind for finding in check_dataset(dataset)} == {"note"}
+
+
+def test_a_calibration_has_the_name_of_its_camera_among_all(tmp_path: Path) -> None:
+    features = {f"observation.images.{name}": {} for name in ("left arm", "left_arm")}
+    stored = SimpleNamespace(info={"total_episodes": 0, "features": features}, root=tmp_path)
+    assert RecordedExtras(stored).table({"calibration": '{"left arm": 1}'}, "calibration") == {"left_arm-d5d5b5": 1}  # type: ignore[arg-type]
+
+
+def test_a_copy_follows_no_link(dataset: Path, tmp_path: Path) -> None:
+    for name, aim in (("loop", "."), ("out", tmp_path), ("gone", "nothing"), ("meta/secret.json", tmp_path / "s")):
+        (dataset / name).symlink_to(aim)
+    (dataset / "notes.txt").write_text("seen")
+    os.mkfifo(dataset / "pipe")
+    (tmp_path / "s").write_text("{}")
+    annotate(dataset, {0: ["look"]}, tmp_path / "copy")
+    found = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    assert "notes.txt" in found and not {"meta/secret.json", "pipe", "gone"} & found
+    assert check_dataset(tmp_path / "copy") == [] and not list((tmp_path / "copy").glob("loop"))
+    (file,) = dataset.rglob("meta/verbot/**/*.parquet")
+    file.rename(tmp_path / "moved")
+    file.symlink_to(tmp_path / "moved")
+    with pytest.raises(DataError, match="leads out of"):
+        annotate(dataset, {0: ["look"]}, tmp_path / "second")
+    assert not list(tmp_path.glob("*second*")) and not list(tmp_path.glob(".second*"))
 
 
 def test_a_cache_leads_nowhere_else(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +253,38 @@ def test_hdf5_takes_nothing_from_other_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_link_in_a_source_that_leads_out_is_refused(tmp_path: Path) -> None:
-    source = manifest(tmp_path / "source", "a.png")
+    source = manifest(tmp_path / "source", "b/a.png")
+    (source / "a.png").rename(tmp_path / "a.png")
     (source / "b").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="is not a path within the manifest's folder"):
+        import_dataset(source, tmp_path / "target", ImportConfig(rate_hz=10.0))
+    (source / "manifest.json").rename(tmp_path / "manifest.json")
+    (source / "manifest.json").symlink_to(tmp_path / "manifest.json")
     with pytest.raises(DataError, match="a link leads out of this folder"):
         import_dataset(source, tmp_path / "target", ImportConfig(rate_hz=10.0))
+
+
+def test_a_link_beside_good_recordings_costs_none_of_them(tmp_path: Path) -> None:
+    source, other = tmp_path / "source", tmp_path / "other"
+    values = {"actions": np.ones((2, 1), np.float32)}
+    for folder in (source, other):
+        folder.mkdir()
+        save_file(values, folder / "0.safetensors")
+    (source / "latest").symlink_to(other)
+    (source / "1.safetensors").symlink_to(other / "0.safetensors")
+    result = import_dataset(source, tmp_path / "target", ImportConfig(rate_hz=10.0, instruction="go"))
+    assert result.episodes == 1 and [skipped.episode for skipped in result.skipped] == ["1.safetensors", "latest"]
+    assert all("a link leads out of this folder" in skipped.problem for skipped in result.skipped)
+    for folder in (source, other):
+        (folder / "0.mcap").touch()
+    assert [files.key for files in recordings(source)] == ["0.mcap"]
+    assert [item.key for item in refused_items("rosbag", source)] == ["latest"]
+    (source / "a.zarr").symlink_to(other)
+    (source / "b.zarr").mkdir()
+    assert [path.name for path in _stores(source)] == ["b.zarr"]
+    (source / "b.zarr/data").symlink_to(other)
+    with pytest.raises(DataError, match="b.zarr/data', which a link leads out of this folder"):
+        open_source("zarr", source, None, {})
 
 
 def test_a_dataset_whose_files_lie_elsewhere_is_refused(dataset: Path, tmp_path: Path, stored: Path) -> None:
@@ -243,6 +306,11 @@ def test_a_snapshot_of_hugging_face_is_read_through_its_links(dataset: Path, tmp
         path.rename(blobs / str(number))
         path.symlink_to(blobs / str(number))
     assert open_dataset(snapshot)[0].images("front").shape == (3, 16, 16, 3)
+    within = snapshot / "libero/1.0.0"  # a dataset in a folder of the repository
+    within.mkdir(parents=True)
+    for name in ("meta", "data", "videos"):
+        (snapshot / name).rename(within / name)
+    assert open_dataset(within)[0].images("front").shape == (3, 16, 16, 3)
 
 
 @pytest.mark.parametrize("words", ["go \ud83d", "go \0", "go \x1b[2J"])

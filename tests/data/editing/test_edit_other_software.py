@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from verbot.data import EditPlan, annotate, check_dataset, edit, open_dataset
+from verbot.data.editing import clips
 from verbot.data.editing.clips import cut_video
 from verbot.data.storage import writer as store
 from verbot.data.storage.encoded_video import EncodedVideo
@@ -73,6 +74,12 @@ def test_pictures_of_other_software_stay_those_of_their_frames(case, picture_num
         found = [picture_number(image) for image in after[0].images(camera)]
         assert found == [first + i for i in range(len(found))]
     assert after.info["features"].keys() == before.info["features"].keys()
+
+
+def test_a_picture_of_another_size_is_not_unpacked():
+    clip = store.encode_video(np.zeros((2, 64, 32, 3), np.uint8), 10.0)
+    assert clips._first_frame(clip, (64, 32)).shape == (64, 32, 3)
+    assert clips._first_frame(clip, (64, 64)) is None and clips._first_frame(clip[:200], (64, 32)) is None
 
 
 def test_an_annotated_copy_of_other_software_keeps_its_videos(tmp_path, monkeypatch):

@@ -17,8 +17,9 @@ from verbot.data import ImportConfig, WindowConfig, Windows, import_dataset, ope
 from verbot.data.importers import recognize, sources
 from verbot.data.importers.convert import REQUEST
 from verbot.data.importers.known_robots import ROBOTS, known
+from verbot.data.importers.plan import ImportPlan
 from verbot.data.storage.writer import example_dataset
-from verbot.errors import ConfigError, DataError, UnknownNameError
+from verbot.errors import ConfigError, DataError, UnknownNameError, UnwritableError
 from verbot.spec import Camera, Component, RobotSpec
 
 SOURCE = Path(__file__).parents[3] / "src"
@@ -189,6 +190,40 @@ def test_episodes_that_are_not_finite_have_no_range(tmp_path):
         DataError, match="no episode of raw can be imported: 0.safetensors, episode 0: its numbers are not finite"
     ):
         import_dataset(source, tmp_path / "none", ImportConfig(rate_hz=10, instruction=""))
+
+
+def test_an_import_that_saves_nothing_leaves_what_was_there(monkeypatch, tmp_path, folder):
+    target = tmp_path / "mounted/target"
+    (target / "mine").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(ImportPlan, "fill", lambda *_: fail(UnwritableError(target, OSError(28, "No space left on device"))))
+    with pytest.raises(UnwritableError, match="No space left"):
+        import_dataset(folder, target, ImportConfig(rate_hz=10))
+    monkeypatch.setattr(ImportPlan, "fill", lambda *_: fail(DataError("none")))
+    for root in (target, tmp_path / "new/one"):
+        with pytest.raises(DataError, match="none"):
+            import_dataset(folder, root, ImportConfig(rate_hz=10))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_import_holds_its_target_and_writes_nothing_beside_it(monkeypatch, tmp_path, folder):
+    target = tmp_path / "mounted/target"
+    target.mkdir(parents=True)
+    whole = ImportPlan.fill
+
+    def fill(*arguments):
+        assert [path.name for path in target.parent.iterdir()] == ["target"]
+        with pytest.raises(DataError, match="another process is importing to target"):
+            import_dataset(folder, target, ImportConfig(rate_hz=10))
+        return whole(*arguments)
+
+    monkeypatch.setattr(ImportPlan, "fill", fill)
+    import_dataset(folder, target, ImportConfig(rate_hz=10, limit=1))
+    assert [path.name for path in target.parent.iterdir()] == ["target"] and not (target / ".import.lock").exists()
+
+
+def fail(error):
+    raise error
 
 
 def test_fields_of_another_name_are_not_mixed_up(tmp_path):

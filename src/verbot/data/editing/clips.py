@@ -71,8 +71,8 @@ class StoredImages:
             return clip
         # Another reader may turn or color pictures by what the copy no longer says.
         size = next((c.height, c.width) for c in self._dataset.spec.cameras if c.name == camera)
-        first = _first_frame(clip)
-        same = first.shape[:2] == size and np.array_equal(first, episode.images(camera, [int(rows[0])])[0])
+        first = _first_frame(clip, size)
+        same = first is not None and np.array_equal(first, episode.images(camera, [int(rows[0])])[0])
         return clip if same else None
 
     def _part(self, video: bytes | Path, start_s: float, rows: Int64Array) -> bytes | None:
@@ -169,6 +169,15 @@ def _muxed(source: Any, packets: list[av.Packet], rate_hz: float) -> bytes | Non
     return clip if EncodedVideo.of(clip).payload() == content else None
 
 
-def _first_frame(video: bytes) -> np.ndarray:
-    with open_video(video) as container:
-        return next(container.decode(container.streams.video[0])).to_ndarray(format="rgb24")
+def _first_frame(video: bytes, size: tuple[int, int]) -> np.ndarray | None:
+    """The first picture of a clip; None, without unpacking it, unless it has `size` (height, width)."""
+    try:
+        with open_video(video) as container:
+            codec = container.streams.video[0].codec_context
+            if (codec.height, codec.width) != size:
+                return None
+            codec.options = {"max_pixels": str((size[0] + 64) * (size[1] + 64))}  # as of `video.Decoder`
+            frame = next(container.decode(container.streams.video[0]))
+            return frame.to_ndarray(format="rgb24") if (frame.height, frame.width) == size else None
+    except (av.FFmpegError, OSError, ValueError, IndexError, StopIteration):
+        return None  # it cannot be copied; whether it can be decoded at all is found where its frames are

@@ -249,7 +249,7 @@ def _of_format(name: Path) -> bool:
     known = (layout.INFO, layout.STATS, layout.TASKS, HISTORY)
     folders = ("data", "videos", "journal", ".cache")
     return name.parts[0] in folders or name.parts[:2] in (("meta", "episodes"), ("meta", "verbot")) or (
-        name.as_posix() in known or name.name == ".lock" or DRAFT.fullmatch(name.name) is not None
+        name.as_posix() in known or name.name in (".lock", ".import.lock") or DRAFT.fullmatch(name.name) is not None
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -24,6 +25,7 @@ from verbot.registry import Registry, options_of
 from verbot.spec import FloatArray, UInt8Array
 
 Fields = Mapping[str, np.ndarray]
+BAGS, BAG_METADATA = ("mcap", "rosbag"), "metadata.yaml"
 WIDEST = 64  # numbers per frame; a wider field without a name is an embedding, not a robot state
 
 
@@ -140,8 +142,8 @@ def recognize(path: Path) -> str:
 def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, Any], rate_hz: float | None = None) -> Source:
     """Open the dataset at `path` in format `name`. A format that resamples takes `rate_hz` too.
 
-    Raises `ConfigError` for an option that the format does not have, `DataError` if `path` does not exist, or a link in it leads
-    out of it: the files of the machine are no part of other people's data.
+    Raises `ConfigError` for an option that the format does not have, `DataError` if `path` does not exist, or if it cannot be
+    read without a link that leads out of it: the files of the machine are no part of other people's data.
     """
     factory: SourceType = sources.get(name)
     parameters = options_of(factory)
@@ -151,22 +153,65 @@ def open_source(name: str, path: Path, robot: str | None, options: Mapping[str, 
         raise ConfigError(f"format {name!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    _refuse_links(path)
+    _refuse_links(name, path)
     timing = {"rate_hz": rate_hz} if "rate_hz" in parameters else {}
     source: Source = sources.build(name, path, robot, **timing, **options)
     return source
 
 
-def _refuse_links(path: Path) -> None:
-    """Raise `DataError` for the first link in a folder that leads out of it."""
-    waiting = [str(path)] if path.is_dir() else []
+def refused_items(name: str, path: Path) -> list[Item]:
+    """An item, whose `read` raises, for each link out of the source that looks like its format, and is therefore not read."""
+    if name == "manifest":  # each picture says so itself
+        return []
+    kinds = BAGS if name in BAGS else (name,)
+    named = [link for link in _links_out(path) if any(sources.get(kind).recognizes(path / link) for kind in kinds)]
+    return [Item(link, partial(_refuse, path, link)) for link in named]
+
+
+def inside(root: Path, entry: Path) -> bool:
+    """Whether an entry of the folder `root` is no link out of it."""
+    try:
+        return not entry.is_symlink() or below(root, entry.relative_to(root).as_posix()) == entry
+    except (DataError, OSError):
+        return False
+
+
+def _refuse(path: Path, link: str) -> RawEpisode:
+    below(path, link)
+    raise DataError(f"{path / link}: it was a link out of this folder, and no longer is; try again")
+
+
+def _refuse_links(name: str, path: Path) -> None:
+    """Raise `DataError` for the first link out of a folder that its format could not pass over."""
+    for link in _links_out(path):
+        if not _is_apart(name, path, path / link):
+            below(path, link)
+
+
+def _is_apart(name: str, path: Path, link: Path) -> bool:
+    """Whether a source is whole without a link, which is then not followed: the formats list their files by `inside`."""
+    if name in BAGS:
+        return link.name != BAG_METADATA and not (link.is_file() and (link.parent / BAG_METADATA).is_file())
+    if name == "zarr":
+        store = path.name.endswith(".zarr") or any((path / name).exists() for name in (".zgroup", "zarr.json"))
+        return link.parent == path and not store and not link.name.startswith((".z", "zarr."))
+    return name in ("hdf5", "tensors") or (name == "manifest" and link != path / "manifest.json")
+
+
+def _links_out(path: Path) -> list[str]:
+    """The links in a folder that lead out of it, by name, sorted. Folders that vanish, or may not be read, hold none."""
+    found, waiting = list[str](), [path] if path.is_dir() else []
     while waiting:
-        with contextlib.suppress(PermissionError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    below(path, Path(entry.path).relative_to(path).as_posix())
-                elif entry.is_dir():
-                    waiting.append(entry.path)
+        entries = list[os.DirEntry[str]]()
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as listed:
+            entries = list(listed)
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                elif not inside(path, Path(entry.path)):
+                    found.append(Path(entry.path).relative_to(path).as_posix())
+    return sorted(found)
 
 
 @contextlib.contextmanager
@@ -187,11 +232,16 @@ def failing(error: DataError) -> Callable[[], RawEpisode]:
     return read
 
 
-def files_of(path: Path, *suffixes: str) -> list[Path]:
-    """`path` itself, or the files in it with one of `suffixes`, in natural order: ``episode_2`` before ``episode_10``."""
+def files_of(path: Path, *suffixes: str, root: Path | None = None) -> list[Path]:
+    """`path` itself, or the files in it with one of `suffixes`, in natural order: ``episode_2`` before ``episode_10``.
+
+    Links that lead out of the folder `root` of the source, if that is not `path`, are left out.
+    """
     if path.is_file():
         return [path] if path.name.endswith(suffixes) else []
-    found = [entry for entry in path.glob("*") if entry.is_file() and entry.name.endswith(suffixes)]
+    found = [
+        entry for entry in path.glob("*") if entry.name.endswith(suffixes) and inside(root or path, entry) and entry.is_file()
+    ]
     return sorted(found, key=lambda entry: natural(entry.name))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from verbot.data.importers import FieldNote, files_of, natural, reading
+from verbot.data.importers import FieldNote, files_of, inside, natural, reading
 from verbot.errors import CorruptFileError, DataError
 
 MCAP, SQLITE = (".mcap", ".mcap.zstd"), (".db3", ".db3.zstd")
@@ -83,19 +83,19 @@ def bag_files(path: Path, suffixes: tuple[str, ...], depth: int = DEPTH) -> bool
         return False
 
 
-def _found(path: Path, suffixes: tuple[str, ...] = MCAP + SQLITE) -> list[Path]:
-    return [file for file in files_of(path, *suffixes) if not file.name.startswith(".")]
+def _found(path: Path, root: Path) -> list[Path]:
+    return [file for file in files_of(path, *MCAP, *SQLITE, root=root) if not file.name.startswith(".")]
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(path: Path, root: Path) -> list[Path]:
     if not path.is_dir():
         return []
-    found = [entry for entry in path.glob("*") if entry.is_dir() and not entry.name.startswith(".")]
+    found = [entry for entry in path.glob("*") if entry.is_dir() and not entry.name.startswith(".") and inside(root, entry)]
     return sorted(found, key=lambda entry: natural(entry.name))
 
 
 def _below(root: Path, folder: Path, join: bool | None, depth: int) -> Iterator[BagFiles]:
-    found = _found(folder)
+    found = _found(folder, root)
     key = folder.resolve().name if folder == root else folder.relative_to(root).as_posix()
     described = join is not False and (folder / METADATA).is_file() and (found or _is_bag_metadata(folder / METADATA))
     if described:
@@ -106,7 +106,7 @@ def _below(root: Path, folder: Path, join: bool | None, depth: int) -> Iterator[
         for file in found:
             yield BagFiles(file.relative_to(root).as_posix(), (file,))
     if depth and not described:
-        for entry in _folders(folder):
+        for entry in _folders(folder, root):
             yield from _below(root, entry, join, depth - 1)
 
 

@@ -6,31 +6,32 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from verbot.data.importers import open_source, reading, recognize
+from verbot.data.importers import open_source, reading, recognize, refused_items
 from verbot.data.importers.limits import EPISODE_BYTES
 from verbot.data.importers.plan import ImportPlan, PlanOptions
 from verbot.data.importers.table import LOG, TABLE, ImportTable, RowLog, Skipped
 from verbot.data.storage import layout
 from verbot.data.storage.files import read_json
-from verbot.data.storage.folder_swap import exclusively
 from verbot.data.storage.info import READ_VERSIONS
 from verbot.data.storage.ranges import RangeCounter
 from verbot.data.storage.reader import open_dataset
 from verbot.data.storage.verify import check_dataset
 from verbot.data.storage.writer import DatasetWriter
-from verbot.errors import ConfigError, DataError
-from verbot.files import regular_file, write_atomic
+from verbot.errors import ConfigError, DataError, VerbotError
+from verbot.files import lock, regular_file, remove, write_atomic
+from verbot.folders import recover
 from verbot.ranges import COUNT, POSITIVE, RATE_HZ, check_ranges
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
 from verbot.text import repaired_text
 
 LOCK = ".lock"  # of the dataset's writer
+IMPORT_LOCK = ".import.lock"  # of the whole import
 GIB = 1 << 30
 REQUEST = ".import.json"  # in the new dataset: the arguments and the spec found, written before the first episode
 
@@ -114,8 +115,26 @@ def import_dataset(
     Raises `DataError` if no episode can be imported, of which nothing is left at `target`, if `target` holds something else, or
     if another process imports to it; `ConfigError` for a missing or wrong option.
     """
-    with exclusively(Path(target), "importing to"):
+    with _target(Path(target)):
         return _imported(source, target, config, progress)
+
+
+@contextlib.contextmanager
+def _target(root: Path) -> Iterator[None]:
+    """Hold a lock in the folder `root`. Folders that this makes, and that are empty at the end, are removed."""
+    recover(root)  # before the lock makes the folder
+    made = [folder for folder in (root / "journal", root / "meta", root, *root.parents) if not folder.exists()]
+    path = root / IMPORT_LOCK
+    try:
+        with lock(path, wait=False, holder=f"another process is importing to {root.name}"):
+            try:
+                yield
+            finally:
+                remove(path)
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 def _imported(source: str | Path, target: str | Path, config: ImportConfig | None, progress: bool) -> ImportResult:
@@ -133,7 +152,7 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
     request: dict[str, Any] = {"format": name, "source": given.name, "robot": config.robot, "rate_hz": config.rate_hz}
     request |= {"instruction": config.instruction, "options": dict(config.options), "images": config.images}
     request |= {"spec": None if config.spec is None else config.spec.to_json()}
-    plan = ImportPlan(opened, given)
+    plan = ImportPlan(opened, given, refused=refused_items(name, path))
     before = _known_spec(root, request)
     found = before or config.spec or plan.survey()
     plan.prepare()
@@ -141,8 +160,8 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
         write_atomic(root / REQUEST, json.dumps({"request": request, "found": found.to_json()}, indent=1).encode(), follow=False)
     try:
         counts, table, already = _filled(root, found, plan, config)
-    except _NothingSavedError:
-        if before is None:
+    except VerbotError:
+        if before is None and _is_empty(root):
             _remove_started(root)
         raise
     problems = tuple(str(finding) for finding in check_dataset(root) if finding.kind == "file")  # those are in the table
@@ -150,20 +169,13 @@ def _imported(source: str | Path, target: str | Path, config: ImportConfig | Non
     return ImportResult(str(root), name, found.name, *counts[:2], already, counts[2], table.skipped, problems, seconds, table)
 
 
-class _NothingSavedError(DataError):
-    """The dataset would have no episode."""
-
-
 def _filled(root: Path, spec: RobotSpec, plan: ImportPlan, config: ImportConfig) -> tuple[tuple[int, int, int], ImportTable, int]:
     """Save the episodes. Returns the numbers of `_counted`, the table, and the number of episodes that were there before."""
     log = RowLog(root / LOG)
     with DatasetWriter(root, spec, images=config.images) as writer:
-        try:
-            already, skipped = plan.fill(writer, log)
-        except DataError as error:
-            raise error if len(writer) else _NothingSavedError(str(error)) from error
+        already, skipped = plan.fill(writer, log)
         if not len(writer):
-            raise _NothingSavedError(plan.nothing([str(one) for one in skipped]))
+            raise DataError(plan.nothing([str(one) for one in skipped]))
         writer.merge()
         counts, table = _counted(root, spec, plan, log, skipped)
         table = replace(table, options=dict(config.options))
@@ -172,13 +184,17 @@ def _filled(root: Path, spec: RobotSpec, plan: ImportPlan, config: ImportConfig)
 
 
 def _remove_started(root: Path) -> None:
-    """Remove what an import that saved nothing has written, and the folders that are then empty."""
+    """Remove the files that an import that saved nothing has written."""
     for name in (REQUEST, LOG, LOCK, layout.INFO):
-        (root / name).unlink(missing_ok=True)
-    folders = [root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_symlink())]
-    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        remove(root / name)
+
+
+def _is_empty(root: Path) -> bool:
+    """Whether no episode was saved."""
+    try:
+        return not (root / layout.INFO).is_file() or not len(open_dataset(root))
+    except DataError:
+        return False
 
 
 def _counted(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,10 +58,14 @@ class ImportPlan:
     given: PlanOptions
     state: list[known_robots.KnownComponent] = field(default_factory=list)
     action: list[known_robots.KnownComponent] = field(default_factory=list)
+    refused: Sequence[Item] = ()  # that are known to be unreadable
     first: RawEpisode | None = None  # defines the fields, and their order, of all episodes
 
     def items(self) -> Iterator[Item]:
-        return (with_plain_key(item) for item in itertools.islice(self.source.items(), self.given.limit))
+        return (
+            with_plain_key(item)
+            for item in itertools.islice(itertools.chain(self.source.items(), self.refused), self.given.limit)
+        )
 
     @property
     def total(self) -> int | None:
@@ -193,7 +196,7 @@ class ImportPlan:
         try:
             with _reading_episode(self.given.max_episode_bytes):
                 record, notes = self._record(item, writer.spec)
-            record.check(writer.spec)
+                record.check(writer.spec)
         except UNFIT as error:
             raise _Unfit(str(error)) from error
         log.add(item.key, notes)
@@ -220,9 +223,6 @@ class ImportPlan:
                 raise DataError(f"camera {name!r} has {len(images[name])} frames for {len(actions)} actions")
         first = raw.segments[0].wordings[0] if raw.segments else sentences[0] if sentences else ""
         columns = self._columns(raw)
-        _check_texts(
-            [first, *sentences, *(text for segment in raw.segments for text in segment.wordings)], extras, raw.calibration
-        )
         record = EpisodeRecord(first, states, actions, images, raw.calibration, extras, raw.segments, columns)
         return record, self._notes(raw, set(wanted), set(columns))
 
@@ -348,20 +348,6 @@ def _length(raw: RawEpisode) -> int:
     if not raw.action:
         raise DataError("it has no actions")
     return len(next(iter(raw.action.values())))
-
-
-def _check_texts(sentences: Sequence[str], extras: Mapping[str, Any], calibration: Mapping[str, Any]) -> None:
-    """Raise `DataError` for text that no file can hold: JSON may escape half a character (a lone surrogate)."""
-    for sentence in sentences:
-        try:
-            sentence.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"its instruction {sentence[:80]!r} is no text: character {error.start} is half of one") from error
-    for label, record in (("extras", extras), ("calibration", calibration)):
-        try:
-            json.dumps(record, ensure_ascii=False).encode()
-        except (TypeError, ValueError) as error:
-            raise DataError(f"its {label} are no JSON ({error})") from error
 
 
 def _check_lengths(raw: RawEpisode) -> None:

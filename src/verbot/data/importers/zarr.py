@@ -22,6 +22,7 @@ from verbot.data.importers import (
     Item,
     RawEpisode,
     failing,
+    inside,
     known_robots,
     natural,
     pick,
@@ -254,7 +255,7 @@ def _stores(path: Path) -> list[Path]:
     if path.name.endswith(".zarr") or any((path / name).is_file() for name in (".zgroup", "zarr.json")):
         return [path]
     found = [entry for entry in path.glob("*") if entry.name.endswith(SUFFIXES[1] if entry.is_file() else SUFFIXES[0])]
-    return sorted(found, key=lambda entry: natural(entry.name))
+    return sorted((entry for entry in found if inside(path, entry)), key=lambda entry: natural(entry.name))
 
 
 def _ends(store: ZarrStore) -> Int64Array:

@@ -66,7 +66,8 @@ class Annotator:
 def annotating(path: str | Path, out: str | Path | None = None) -> Iterator[Annotator]:
     """Open an `Annotator` of the dataset at `path`, or of a copy of it at `out`. It holds the write lock until the end.
 
-    A dataset that other software wrote can only be annotated as a copy, see `verbot.data.editing.edit`.
+    A dataset that other software wrote can only be annotated as a copy, see `verbot.data.editing.edit`. Links to folders, and
+    links that lead out of the dataset's folder, are left out of a copy.
 
     Raises `DataError` if `out` is not empty, or if verbot did not write the dataset at `path` and `out` is not given.
 
@@ -149,10 +150,12 @@ def _copy(dataset: Dataset, out: Path) -> None:
         draft = out.with_name(f".{out.name}.copy")
         remove(draft)
         try:
-            copy_dataset(dataset.root, draft)
-        except OSError as error:
+            copy_dataset(dataset.root, dataset.info, draft)
+            replace_folder(draft, out)
+        except BaseException as error:
             remove(draft)
-            raise UnwritableError(out, error) from error
-        replace_folder(draft, out)
+            if isinstance(error, OSError):
+                raise UnwritableError(out, error) from error
+            raise
         return
     edit(dataset.root, EditPlan(), out)

@@ -14,7 +14,7 @@ from typing import Any
 
 from verbot.data.storage import layout
 from verbot.errors import DataError
-from verbot.files import below
+from verbot.files import below, regular_file
 
 FOLDERS = ("data", "videos", "meta", "journal")  # that the writer fills
 ENTRY = re.compile(r"episode-\d{6,}\.episode")  # of the journal
@@ -64,16 +64,29 @@ def foreign(root: Path, info: Mapping[str, Any]) -> list[str]:
     return sorted(out)
 
 
-def copy_dataset(root: Path, target: Path) -> None:
-    """Copy a dataset without hidden files to the new folder `target`. Raises `DataError` for a link that leads out of it."""
+def copy_dataset(root: Path, info: Mapping[str, Any], target: Path) -> None:
+    """Copy a dataset of verbot, and what else lies in its folder, to the new folder `target`.
 
-    def hidden(folder: str, names: list[str]) -> set[str]:
-        return {name for name in names if name.startswith(".")}
+    Hidden files, pipes and links are left out, except links to files in the folder (or in the cache of Hugging Face), whose
+    content is copied. Raises `DataError` for a file of the dataset that is a link to elsewhere, or is no plain file.
+    """
+    own = {layout.INFO, *info["verbot"]["files"]}
+    target.mkdir(parents=True)
+    for entry in _below(root):
+        name = Path(entry.path).relative_to(root).as_posix()
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            (target / name).mkdir()
+        elif name in own or (name.startswith("journal/") and ENTRY.fullmatch(entry.name)) or _is_file_below(root, name):
+            shutil.copy2(regular_file(below(root, name)), target / name)
 
-    def copy(source: str, copied: str) -> None:
-        shutil.copy2(below(root, Path(source).relative_to(root).as_posix()), copied)
 
-    shutil.copytree(root, target, ignore=hidden, copy_function=copy)
+def _is_file_below(root: Path, name: str) -> bool:
+    try:
+        return below(root, name).is_file()
+    except (DataError, OSError):
+        return False
 
 
 def _entries(root: Path, name: str) -> Iterator[os.DirEntry[str]]:

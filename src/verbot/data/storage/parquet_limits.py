@@ -14,6 +14,7 @@ from verbot.errors import CorruptFileError
 
 CELL = 2**16  # bytes that a cell of text may have on average
 SPARE = 2**24  # bytes of a column that are never refused
+RATIO = 64  # bytes that a stored byte may unpack to: text that does not only repeat itself takes less
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -38,8 +39,9 @@ def check_limits(
 ) -> None:
     """Raise `CorruptFileError` if the columns, in these row groups, unpack to far more than they may.
 
-    The footer tells how many numbers there are. Texts and pictures may be stored once and repeated: where their product is
-    large, they are unpacked in small parts first.
+    What is really stored is never too much, however long a text is: only what repeats is. The footer tells how many numbers
+    there are. Texts and pictures may be stored once and repeated: where their product is large, they are unpacked in small
+    parts first.
     """
     metadata = file.metadata
     if metadata.num_rows > limits.rows:
@@ -48,8 +50,10 @@ def check_limits(
     chosen = range(metadata.num_row_groups) if groups is None else groups
     for name in columns:
         places = [place for place, each in enumerate(names) if each == name]
-        allowed = SPARE + limits.cell(name) * sum(metadata.row_group(group).num_rows for group in chosen)
         chunks = [metadata.row_group(group).column(place) for group in chosen for place in places]
+        stored = min(sum(max(0, chunk.total_compressed_size) for chunk in chunks), path.stat().st_size)
+        room = limits.cell(name) * sum(metadata.row_group(group).num_rows for group in chosen)
+        allowed = SPARE + room + RATIO * stored
         least = sum(_least(chunk) for chunk in chunks)
         most = sum(max(_least(chunk), chunk.num_values * chunk.total_uncompressed_size) for chunk in chunks if _repeats(chunk))
         if least <= allowed < most:

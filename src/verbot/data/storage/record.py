@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +70,13 @@ class EpisodeRecord:
         check_text(self.instruction, "the instruction")
         for wording in (wording for segment in self.segments for wording in segment.wordings):
             check_text(wording, "a wording of the instruction")
-        check_record(self.extras, "the extras")
-        check_record(self.calibration, "the calibration")
+        for label, table in (("extras", self.extras), ("calibration", self.calibration)):
+            try:
+                halves = r"\ud" in json.dumps(table)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise DataError(f"the {label} are no JSON ({error})") from error
+            if halves:
+                check_record(table, f"the {label}")
         for name, values in self.columns.items():
             check_text(name, "the name of a column")
             if np.asarray(values).dtype.kind in "UO":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from verbot.data.storage import layout
 from verbot.data.storage.arrow_rows import Rows, TablePart
 from verbot.data.storage.files import parsed, row_groups
 from verbot.data.storage.info import placed
@@ -42,7 +43,9 @@ class RecordedExtras:
         if not isinstance(table, dict):
             raise CorruptFileError(self._path, f"holds {key} that are no table")
         if key == "calibration":  # of cameras, which older versions called anything
-            return {clean: table[name] for name, clean in clean_names(table).items()}
+            cameras = [key.removeprefix(layout.IMAGES) for key in self._stored.info["features"] if key.startswith(layout.IMAGES)]
+            clean = clean_names([*cameras, *table])  # of all cameras, as the spec's: which names clash depends on all of them
+            return {clean[name]: values for name, values in table.items()}
         return table
 
     @functools.cached_property

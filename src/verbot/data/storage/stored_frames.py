@@ -23,7 +23,7 @@ from verbot.files import below
 from verbot.spec import FloatArray
 
 Row = Mapping[str, Any]
-ROWS, SPARE_ROWS = 4, 10**6  # a file may hold so many times the frames of the episodes, and so many more: of deleted ones
+ROWS, SPARE_ROWS = 4, 5 * 10**5  # a file may hold so many times the frames of the episodes, and so many more: of deleted ones
 
 
 class StoredFrames:
@@ -155,7 +155,8 @@ class StoredFrames:
         if name in self.checksums and name not in self._verified:
             read_bytes(path, self.checksums[name])
             self._verified.add(name)
-        table = read_rows(path, key.__eq__, frames.start, frames.stop - frames.start, self._limits(name))
+        limits = None if name in self.checksums else self._limits(name)
+        table = read_rows(path, key.__eq__, frames.start, frames.stop - frames.start, limits)
         if len(table.column_names) > 1:
             raise CorruptFileError(path, f"has the column {key!r} twice")
         return table
