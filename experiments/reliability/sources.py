@@ -186,6 +186,14 @@ def files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file() or path.is_symlink())
 
 
+def copied(source: str, target: str) -> None:
+    """Copy a file, and make a pipe where there is one."""
+    if Path(source).is_fifo():
+        os.mkfifo(target)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     """Some bytes of `content` changed, cut, inserted, repeated or zeroed."""
     place = int(rng.integers(0, max(1, len(content))))
@@ -227,7 +235,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         source = folder / "source"
         if whole is not None:
-            shutil.copytree(whole, source)
+            shutil.copytree(whole, source, symlinks=True, copy_function=copied)
         else:
             source.mkdir(parents=True)
         source = change(source) or source

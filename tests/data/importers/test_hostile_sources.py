@@ -105,11 +105,11 @@ def test_an_episode_larger_than_allowed_is_named_with_the_option(capsys, tmp_pat
 def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, kind in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder")):
-        with pytest.raises(DataError, match=f"is {kind}; expected a file"):
+        with pytest.raises(DataError, match=f"is {kind}; expected a plain file"):
             regular_file(path)
     with pytest.raises(DataError, match="No such file"):
         regular_file(tmp_path / "none")
-    with pytest.raises(DataError, match="is a pipe; expected a file"):
+    with pytest.raises(DataError, match="is a pipe; expected a plain file"):
         import_dataset(tmp_path / "pipe", tmp_path / "out", ImportConfig("manifest", rate_hz=10))
     source = tmp_path / "raw"
     source.mkdir()
@@ -118,7 +118,7 @@ def test_a_pipe_is_no_file(tmp_path):
     entries = [{"image_path": name, "instruction": "go", "action": [1]} for name in ("b.png", "a.png")]
     (source / "manifest.json").write_text(json.dumps(entries))
     (skipped,) = import_dataset(source, tmp_path / "out", ImportConfig(rate_hz=10)).skipped
-    assert skipped.episode == "entry 1" and "a.png: is a pipe; expected a file" in skipped.problem
+    assert skipped.episode == "entry 1" and "a.png: is a pipe; expected a plain file" in skipped.problem
 
 
 def png(side):
