@@ -314,8 +314,8 @@ class Bench:
                 writer.kill()
                 writer.wait()
 
-    def bombs(self) -> list[dict[str, Any]]:
-        table: list[dict[str, Any]] = []
+    def bombs(self, table: list[dict[str, Any]]) -> None:
+        """Import every bomb, and add its row to `table`."""
         for name, bomb in BOMBS.BOMBS.items():
             if not re.search(self._match, name) or not built(bomb.make, self._scratch / name):
                 continue
@@ -330,7 +330,6 @@ class Bench:
                           "seconds": round(found.seconds, 1), "line": found.last_line})  # fmt: skip
             if ratio > 4:
                 print(f"bomb: {name}: {ratio:.1f} times what it promised", file=sys.stderr, flush=True)
-        return table
 
 
 def main() -> None:
@@ -360,7 +359,10 @@ def main() -> None:
         for name, step in steps.items():
             if name in chosen:
                 step()
-        table = bench.bombs() if "bombs" in chosen else []
+        if "bombs" in chosen:
+            bench.bombs(table)
+    except KeyboardInterrupt:
+        print(f"interrupted: the record is of the first {len(bench.outcomes)} imports", file=sys.stderr)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     counts = Counter(outcome.result for outcome in bench.outcomes)

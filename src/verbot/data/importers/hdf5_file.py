@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def stored(dataset: Any, place: object) -> np.ndarray:
     Texts and lists are read in blocks: many rows may refer to one long text, of which the file holds one copy.
     """
     if dataset.dtype.kind != "O":
-        _check_chunks(dataset, range(len(dataset)) if dataset.shape else ())
+        _check_chunks(dataset, range(len(dataset) if dataset.shape else 0))
         take(int(np.prod(dataset.shape or (0,), dtype=object)) * dataset.dtype.itemsize, place)
         return np.asarray(dataset[()])
     take(8 * int(np.prod(dataset.shape or (0,), dtype=object)), place)
@@ -157,8 +157,12 @@ def stored(dataset: Any, place: object) -> np.ndarray:
     return out
 
 
-def _check_chunks(dataset: Any, rows: Iterable[int]) -> None:
-    """Raise `DataError` if the chunks of `rows` are too large by their shape, expand to more than that, or are damaged."""
+def _check_chunks(dataset: Any, rows: range | list[int]) -> None:
+    """Raise `DataError` if the chunks of `rows` are too large by their shape, expand to more than that, or are damaged.
+
+    Args:
+        rows: some rows, or the first ones as a range, of which there may be any number.
+    """
     if dataset.chunks is None:
         return
     place = _named(dataset)
@@ -167,7 +171,7 @@ def _check_chunks(dataset: Any, rows: Iterable[int]) -> None:
     if deflate is None:
         return
     high = dataset.chunks[0]
-    starts = set(range(0, len(dataset), high)) if rows == range(len(dataset)) else {row // high * high for row in rows}
+    starts: Container[int] = {row // high * high for row in rows} if isinstance(rows, list) else range(0, len(rows), high)
     found: list[tuple[int, ...]] = []
 
     def suspect(chunk: Any) -> None:
