@@ -91,14 +91,17 @@ def in_child(work: Callable[[], int], limit_s: float) -> tuple[int | None, float
         finally:
             sys.stderr.flush()
             os._exit(code)
-    while time.monotonic() - started < limit_s:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status, time.monotonic() - started
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None, time.monotonic() - started
+    status = None
+    try:
+        while status is None and time.monotonic() - started < limit_s:
+            done, found = os.waitpid(child, os.WNOHANG)
+            status = found if done else None
+            time.sleep(0 if done else 0.005)
+    finally:
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return status, time.monotonic() - started
 
 
 def memory_bytes(label: str) -> int:
