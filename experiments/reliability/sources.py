@@ -91,14 +91,17 @@ def in_child(work: Callable[[], int], limit_s: float) -> tuple[int | None, float
         finally:
             sys.stderr.flush()
             os._exit(code)
-    while time.monotonic() - started < limit_s:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status, time.monotonic() - started
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None, time.monotonic() - started
+    status = None
+    try:
+        while status is None and time.monotonic() - started < limit_s:
+            done, found = os.waitpid(child, os.WNOHANG)
+            status = found if done else None
+            time.sleep(0 if done else 0.005)
+    finally:
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return status, time.monotonic() - started
 
 
 def memory_bytes(label: str) -> int:
@@ -186,6 +189,14 @@ def files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file() or path.is_symlink())
 
 
+def copied(source: str, target: str) -> None:
+    """Copy a file, and make a pipe where there is one."""
+    if Path(source).is_fifo():
+        os.mkfifo(target)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     """Some bytes of `content` changed, cut, inserted, repeated or zeroed."""
     place = int(rng.integers(0, max(1, len(content))))
@@ -227,7 +238,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         source = folder / "source"
         if whole is not None:
-            shutil.copytree(whole, source)
+            shutil.copytree(whole, source, symlinks=True, copy_function=copied)
         else:
             source.mkdir(parents=True)
         source = change(source) or source
@@ -306,8 +317,8 @@ class Bench:
                 writer.kill()
                 writer.wait()
 
-    def bombs(self) -> list[dict[str, Any]]:
-        table: list[dict[str, Any]] = []
+    def bombs(self, table: list[dict[str, Any]]) -> None:
+        """Import every bomb, and add its row to `table`."""
         for name, bomb in BOMBS.BOMBS.items():
             if not re.search(self._match, name) or not built(bomb.make, self._scratch / name):
                 continue
@@ -322,7 +333,6 @@ class Bench:
                           "seconds": round(found.seconds, 1), "line": found.last_line})  # fmt: skip
             if ratio > 4:
                 print(f"bomb: {name}: {ratio:.1f} times what it promised", file=sys.stderr, flush=True)
-        return table
 
 
 def main() -> None:
@@ -352,7 +362,10 @@ def main() -> None:
         for name, step in steps.items():
             if name in chosen:
                 step()
-        table = bench.bombs() if "bombs" in chosen else []
+        if "bombs" in chosen:
+            bench.bombs(table)
+    except KeyboardInterrupt:
+        print(f"interrupted: the record is of the first {len(bench.outcomes)} imports", file=sys.stderr)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     counts = Counter(outcome.result for outcome in bench.outcomes)

@@ -174,7 +174,7 @@ def of_hdf5() -> None:
 
         return change
 
-    vlen = {"data": np.array([np.arange(3, dtype=np.int64)] * LENGTH, dtype=object), "dtype": h5py.vlen_dtype(np.int64)}
+    vlen = {"data": np.array([np.arange(3 + step % 2, dtype=np.int64) for step in range(LENGTH)], dtype=object), "dtype": h5py.vlen_dtype(np.int64)}
     shapes: dict[str, dict[str, Any]] = {
         "a list of lists": {"data": np.array([np.arange(n, dtype=float) for n in range(LENGTH)], object), "dtype": h5py.vlen_dtype(float)},
         "references": {"shape": (LENGTH,), "dtype": h5py.ref_dtype}, "complex": {"data": np.zeros((LENGTH, 14), complex)},

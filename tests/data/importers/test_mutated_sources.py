@@ -67,7 +67,9 @@ class Importing:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.setattr(os, "fsync", lambda file: None)  # nobody pulls the plug here
             if self.count % 20:
-                patch.setattr(DatasetWriter, "save_episode", checked)
+                saved = []
+                patch.setattr(DatasetWriter, "save_episode", checked(saved))
+                patch.setattr(DatasetWriter, "__len__", lambda writer: len(saved))  # an import of nothing ends with 2
             with pytest.raises(SystemExit) as stopped:
                 cli.main(words)
         self.codes.append(stopped.value.code)
@@ -81,10 +83,16 @@ class Importing:
         shutil.rmtree(target, ignore_errors=True)
 
 
-def checked(writer, record):
-    record.check(writer.spec)
-    json.dumps([record.extras, record.calibration, record.instruction])
-    return 0
+def checked(saved):
+    """In place of `DatasetWriter.save_episode`: note an episode that fits in `saved`, and write nothing."""
+
+    def save_episode(writer, record):
+        record.check(writer.spec)
+        json.dumps([record.extras, record.calibration, record.instruction])
+        saved.append(record.instruction)
+        return len(saved) - 1
+
+    return save_episode
 
 
 @pytest.fixture(scope="module")
@@ -265,4 +273,4 @@ def test_tensor_files(importing, data):
 
 def test_enough_was_mutated_and_much_of_it_was_noticed(importing):
     assert importing.count >= 600
-    assert importing.codes.count(0) > 30 and importing.codes.count(2) > 30  # most sources have one episode, or bad ones only
+    assert min(importing.codes.count(code) for code in (0, 1, 2)) > 100

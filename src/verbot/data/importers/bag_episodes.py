@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -250,9 +250,6 @@ class PackedNumbers:
     axes: tuple[str, ...]
     values: np.ndarray
 
-    def of(self, axis: str) -> float:
-        return float(self.values[self.axes.index(axis)])
-
 
 def _packed(name: str, value: Any, before: PackedNumbers | None) -> PackedNumbers:
     found = numbers(name, value)
@@ -303,13 +300,18 @@ class _Numbers:
         """The time in ns at which every dimension has had a value."""
         if not self._joined:
             return self._stream.times[0]
-        return max(self._places(axis)[0][0] for axis in self.axes) if self.axes else self._stream.times[0]
+        return max(self._by_axis[axis][0][0] for axis in self.axes) if self.axes else self._stream.times[0]
 
-    def _places(self, axis: str) -> tuple[list[int], list[float]]:
-        found = [
-            (time, values.of(axis)) for time, values in zip(self._stream.times, self._values, strict=True) if axis in values.axes
-        ]
-        return [time for time, _ in found], [value for _, value in found]
+    @cached_property
+    def _by_axis(self) -> dict[str, tuple[list[int], list[float]]]:
+        """The times and values of each axis, from one pass over the messages."""
+        found: dict[str, tuple[list[int], list[float]]] = {axis: ([], []) for axis in self.axes}
+        for time, values in zip(self._stream.times, self._values, strict=True):
+            for axis, value in zip(values.axes, values.values.tolist(), strict=True):
+                if axis in found:
+                    found[axis][0].append(time)
+                    found[axis][1].append(value)
+        return found
 
     def rows(self, rows: np.ndarray, limit_s: float | None, key: str) -> np.ndarray:
         """The values (t, d) of the last message at or before each row, by dimension where several publishers share a topic.
@@ -317,19 +319,25 @@ class _Numbers:
         Raises `DataError` for a value that is not finite or too large for float32.
         """
         label = f"{key}: {topic_of(self._name)}"
-        columns = []
         take(8 * len(rows) * len(self.axes), label)
-        if not self._joined:
-            places = last_before(np.array(self._stream.times, np.int64), rows, self._stream.latched, limit_s, label)
-        for axis in self.axes:
-            values = [found.of(axis) for found in self._values] if not self._joined else []
-            if self._joined:
-                times, values = self._places(axis)
+        found = np.empty((len(rows), len(self.axes)))
+        if self._joined:
+            for column, axis in enumerate(self.axes):
+                times, values = self._by_axis[axis]
                 where = f"{label}, joint {axis},"
                 places = last_before(np.array(times, np.int64), rows, self._stream.latched, limit_s, where)
-            column = np.array(values, float)[places]
-            wrong = np.flatnonzero(~(np.abs(column) <= np.finfo(np.float32).max))
-            if len(wrong):
-                raise DataError(f"{label}: {axis} is {column[wrong[0]]:g} in row {wrong[0]}; expected a finite number")
-            columns.append(column)
-        return np.stack(columns, -1) if columns else np.zeros((len(rows), 0))
+                found[:, column] = np.array(values, float)[places]
+        else:
+            places = last_before(np.array(self._stream.times, np.int64), rows, self._stream.latched, limit_s, label)
+            orders: dict[tuple[str, ...], list[int]] = {}
+            for row, place in enumerate(places.tolist()):
+                message = self._values[place]
+                if message.axes not in orders:
+                    numbers = {axis: number for number, axis in enumerate(message.axes)}
+                    orders[message.axes] = [numbers[axis] for axis in self.axes]
+                found[row] = message.values[orders[message.axes]]
+        wrong = np.argwhere(~(np.abs(found) <= np.finfo(np.float32).max).T)
+        if len(wrong):
+            column, row = wrong[0].tolist()
+            raise DataError(f"{label}: {self.axes[column]} is {found[row, column]:g} in row {row}; expected a finite number")
+        return found

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from verbot.data.importers import reading
 from verbot.data.importers.hdf5_links import refuse_other_files
 from verbot.data.importers.images import decode_all, decode_plane, frames_of, stack
-from verbot.data.importers.limits import TEXT_BYTES, check_inflated, check_item, take
+from verbot.data.importers.limits import TEXT_BYTES, check_chunk, check_inflated, check_item, take
 from verbot.errors import CorruptFileError, DataError
 from verbot.files import regular_file
 from verbot.spec import FloatArray, Int64Array, UInt8Array
@@ -26,6 +26,7 @@ BROKEN = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeEr
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM")  # JPEG, PNG, WebP, BMP
 DEEPEST, SMALLEST = 8, 8  # nested groups that are followed; pixels of the shorter side of a picture
 MOST = 100_000  # datasets and groups below one group; links may make them endless
+DEFLATE, CHECKSUM, PLAIN_FILTERS = 1, 3, (2, 3, 5, 6)  # codes of HDF5's filters; the last do not expand much
 SUSPECT = 256 << 10  # bytes of a compressed chunk, below which it cannot expand to much
 
 
@@ -124,7 +125,7 @@ def _begins(dataset: Any) -> bytes:
     """The first row of a dataset, or as much of it as shows whether it is a picture."""
     if dataset.dtype.kind == "O":
         return _bytes(dataset[0])
-    _check_chunks(dataset)
+    _check_chunks(dataset, range(1))
     if dataset.dtype.kind == "S":
         check_item(dataset.dtype.itemsize, _named(dataset), "a text")
         return _bytes(dataset[0])
@@ -137,7 +138,7 @@ def stored(dataset: Any, place: object) -> np.ndarray:
     Texts and lists are read in blocks: many rows may refer to one long text, of which the file holds one copy.
     """
     if dataset.dtype.kind != "O":
-        _check_chunks(dataset)
+        _check_chunks(dataset, range(len(dataset) if dataset.shape else 0))
         take(int(np.prod(dataset.shape or (0,), dtype=object)) * dataset.dtype.itemsize, place)
         return np.asarray(dataset[()])
     take(8 * int(np.prod(dataset.shape or (0,), dtype=object)), place)
@@ -156,18 +157,44 @@ def stored(dataset: Any, place: object) -> np.ndarray:
     return out
 
 
-def _check_chunks(dataset: Any) -> None:
-    """Raise `DataError` for chunks that are too large by their shape, or that expand to more than that."""
+def _check_chunks(dataset: Any, rows: range | list[int]) -> None:
+    """Raise `DataError` if the chunks of `rows` are too large by their shape, expand to more than that, or are damaged.
+
+    Args:
+        rows: some rows, or the first ones as a range, of which there may be any number.
+    """
     if dataset.chunks is None:
         return
-    size = int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
-    check_item(size, _named(dataset), "chunks")
-    if dataset.compression != "gzip":
+    place = _named(dataset)
+    size = check_chunk(dataset.shape, dataset.chunks, dataset.dtype.itemsize, place)
+    deflate = _deflate(dataset, place)
+    if deflate is None:
         return
+    high = dataset.chunks[0]
+    starts: Container[int] = {row // high * high for row in rows} if isinstance(rows, list) else range(0, len(rows), high)
     found: list[tuple[int, ...]] = []
-    dataset.id.chunk_iter(lambda chunk: found.append(chunk.chunk_offset) if chunk.size > SUSPECT else None)
+
+    def suspect(chunk: Any) -> None:
+        if chunk.size > SUSPECT and not chunk.filter_mask >> deflate & 1 and chunk.chunk_offset[0] in starts:
+            found.append(chunk.chunk_offset)
+
+    dataset.id.chunk_iter(suspect)
     for offset in found:
-        check_inflated(dataset.id.read_direct_chunk(offset)[1], _named(dataset), 2 * size)
+        check_inflated(dataset.id.read_direct_chunk(offset)[1], place, 2 * size)
+
+
+def _deflate(dataset: Any, place: str) -> int | None:
+    """The place of deflate among the filters of a dataset, None if it is not compressed by it.
+
+    Raises `CorruptFileError` for several compressors, of which only the last could be held against the size of a chunk.
+    """
+    listed = dataset.id.get_create_plist()
+    filters = [listed.get_filter(number)[0] for number in range(listed.get_nfilters())]
+    packing = [number for number, code in enumerate(filters) if code not in PLAIN_FILTERS]
+    after = [filters[number] for number in range(packing[0] + 1, len(filters))] if packing else []
+    if any(code != CHECKSUM for code in after):
+        raise CorruptFileError(place, f"has the filters {filters}; expected one compressor, and at most a checksum after it")
+    return packing[0] if packing and filters[packing[0]] == DEFLATE else None
 
 
 def _named(dataset: Any) -> str:
@@ -235,7 +262,7 @@ class Hdf5Pictures:
 def _contents(dataset: Any, rows: Int64Array | None) -> Iterator[bytes]:
     """The encoded pictures, one at a time."""
     if dataset.dtype.kind != "O":
-        _check_chunks(dataset)
+        _check_chunks(dataset, range(len(dataset)) if rows is None else rows.tolist())
         check_item(int(np.prod(dataset.shape[1:], dtype=object)) * dataset.dtype.itemsize, _named(dataset), "a row")
     return (_bytes(dataset[int(row)]) for row in (range(len(dataset)) if rows is None else rows))
 

@@ -10,6 +10,7 @@ from verbot.errors import CorruptFileError
 
 MOST = 10**6  # objects of a file that are looked at
 KEPT = 4096  # files
+MANY = f"has more than {MOST} groups and datasets; expected fewer: split it into several files"
 
 _KNOWN: dict[tuple[Path, int, int], str] = {}
 
@@ -21,6 +22,8 @@ def refuse_other_files(file: Any, path: Path) -> None:
     """
     found = path.stat()
     other = _first(file, path, found.st_size, found.st_mtime_ns)
+    if other == MANY:
+        raise CorruptFileError(path, other)
     if other:
         raise CorruptFileError(path, f"{other}; verbot reads nothing through it: copy it with its content (h5repack, h5copy)")
 
@@ -54,7 +57,7 @@ def _others(file: Any) -> Iterator[str]:
                 continue
             seen.add(address)
             if len(seen) > MOST:
-                yield f"has more than {MOST} groups and datasets"
+                yield MANY
             if isinstance(found, h5py.Group):
                 waiting.append((f"{place}/", found))
             elif isinstance(found, h5py.Dataset):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers.limits import PIXELS, check_picture, take
+from verbot.data.importers.limits import PIXELS, check_picture, other_episode, take
 from verbot.data.storage.containers import open_video
 from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.errors import ConfigError, CorruptFileError, DataError
@@ -205,7 +205,8 @@ class FloatRanges:
         problem: DataError | None = None
         for read in self._readers(field):
             try:
-                found, evidence = float_range(read(), field)
+                with other_episode():
+                    found, evidence = float_range(read(), field)
                 return found, f"floats: {evidence}"
             except DataError as error:
                 problem = problem or error

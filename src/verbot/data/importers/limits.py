@@ -8,12 +8,13 @@ decoded: one item (a picture, a message, a chunk, a row) with `PIXELS` and `ITEM
 from __future__ import annotations
 
 import contextlib
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from verbot.errors import DataError
+from verbot.errors import CorruptFileError, DataError
 
 PIXELS = 1 << 26  # of a picture, or of a frame of a video
 ITEM_BYTES = 1 << 28  # of a message, a chunk, a member of an archive, or a row
@@ -24,6 +25,7 @@ EPISODE_BYTES = 8 << 30
 DEFLATE = 1032  # deflate expands its input at most so many times
 RATIO, SMALL_BYTES = 200, 1 << 30  # a compressed file of recordings expands so many times at most, or to so many bytes
 PIECE = 1 << 20
+TRAILER = 4  # bytes of a checksum after a compressed stream
 
 
 @dataclass
@@ -46,6 +48,14 @@ def episode_room(total: int) -> Iterator[None]:
         yield
     finally:
         _room.reset(token)
+
+
+@contextlib.contextmanager
+def other_episode() -> Iterator[None]:
+    """Within this, `take` counts what is read of another episode, such as the first one, apart from the present one."""
+    room = _room.get()
+    with episode_room(EPISODE_BYTES if room is None else room.total):
+        yield
 
 
 @contextlib.contextmanager
@@ -74,6 +84,28 @@ def take(size: int, name: object) -> None:
             f"at most {_amount(room.total)} of decoded values are read (--max-episode-gb allows more)"
         )
     room.left -= size
+
+
+def room_left() -> int:
+    """How many bytes of decoded values the episode may still hold."""
+    room = _room.get()
+    return EPISODE_BYTES if room is None else room.left
+
+
+def check_chunk(shape: Sequence[int], chunk: Sequence[int], itemsize: int, name: object) -> int:
+    """The bytes of one chunk of an array in chunks, which is decoded as a whole.
+
+    Raises `DataError` unless they are few, or all of them values of the array that the episode has room for.
+    """
+    size = itemsize * math.prod(map(int, chunk))
+    used = itemsize * math.prod(int(min(pair)) for pair in zip(shape, chunk, strict=True))
+    most = max(ITEM_BYTES, min(2 * used, room_left()))
+    if size > most:
+        raise DataError(
+            f"{name} has chunks of {_amount(size)}; at most {_amount(most)} are read, or chunks within its shape "
+            "for which the episode has room (--max-episode-gb allows more)"
+        )
+    return size
 
 
 def check_item(size: int, name: object, what: str, most: int = ITEM_BYTES) -> None:
@@ -112,14 +144,24 @@ def unzlib(content: bytes, name: object, most: int, window: int = zlib.MAX_WBITS
 
 
 def check_inflated(content: bytes, name: object, most: int, window: int = zlib.MAX_WBITS | 32) -> None:
-    """Raise `DataError` if a gzip or zlib stream expands to more than `most` bytes; it is decompressed only where it might."""
+    """Raise `DataError` if a gzip or zlib stream expands to more than `most` bytes; it is decompressed only where it might.
+
+    Raises `CorruptFileError` where it is damaged or, unless it is followed by at most `TRAILER` bytes, by more: the streams that
+    gzip joins would each expand.
+    """
     if len(content) * DEFLATE <= most:
         return
-    inflater, rest, size = zlib.decompressobj(window), content, 0
-    while rest and not inflater.eof:
-        size += len(inflater.decompress(rest, PIECE))
+    inflater, place, size, view = zlib.decompressobj(window), 0, 0, memoryview(content)
+    while place < len(view) and not inflater.eof:
+        part = view[place : place + PIECE]
+        try:
+            size += len(inflater.decompress(part, PIECE))
+        except zlib.error as error:
+            raise CorruptFileError(name, f"cannot be decompressed ({error})") from error
         check_item(size, name, "a compressed chunk", most)
-        rest = inflater.unconsumed_tail
+        place += len(part) - len(inflater.unused_data if inflater.eof else inflater.unconsumed_tail)
+    if inflater.eof and len(view) - place > TRAILER:
+        raise CorruptFileError(name, f"has {len(view) - place} bytes after its compressed content; expected one stream alone")
 
 
 def most_expanded(size: int) -> int:

@@ -26,6 +26,7 @@ from verbot.data.importers import FieldNote, Item, RawEpisode, known_robots, pic
 from verbot.data.importers.fields import COLUMNS, GUESSED_FIELDS, FieldOptions, column_of, left_out
 from verbot.data.importers.images import decode_image, decode_plane, depth_of, stack, video_frames
 from verbot.data.importers.json_entries import Place, entries, read_entry
+from verbot.data.importers.limits import check_item
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import CorruptFileError, DataError
 from verbot.files import below, regular_file
@@ -276,7 +277,8 @@ class _Step:
     def _content(self, path: Any) -> bytes:
         place = self._inside(path)
         try:
-            return regular_file(place).read_bytes()
+            check_item(regular_file(place).stat().st_size, place, "a picture")
+            return place.read_bytes()
         except OSError as error:
             raise CorruptFileError(place, f"cannot be read ({error.strerror})") from error
 

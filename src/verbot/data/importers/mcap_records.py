@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from verbot.data.importers.limits import ITEM_BYTES, PIECE, check_item, unzstd
-from verbot.errors import CorruptFileError
+from verbot.errors import CorruptFileError, DataError
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER = 29  # bytes of the last record
+OVERHEAD = 512  # bytes of a message in memory beside its data
 LZ4_RATIO = 256  # lz4 expands its input at most so many times
 
 
@@ -80,7 +81,7 @@ def chunk_records(chunk: Any, name: object) -> Iterator[Any]:
 def indexed_messages(file: Any, name: object, summary: Any, topics: Container[str], start: int, end: int | None) -> Iterator[Any]:
     """(schema, channel, message) of `topics` from `start` to before `end`, in order of time. Other chunks are not read.
 
-    Raises as `records` does, and `CorruptFileError` if the index names a chunk twice.
+    Raises as `records` does, `CorruptFileError` if the index names a chunk twice, `DataError` where chunks overlap too much.
     """
     from mcap.records import Chunk, Message
 
@@ -88,11 +89,19 @@ def indexed_messages(file: Any, name: object, summary: Any, topics: Container[st
     if len(set(places)) != len(places):
         raise CorruptFileError(name, "cannot be read: its index names a chunk twice")
     waiting: list[tuple[int, int, int, Any]] = []
+    held = 0
     for index in sorted(
         _candidates(summary, topics, start, end), key=lambda one: (one.message_start_time, one.chunk_start_offset)
     ):
         while waiting and waiting[0][:2] < (index.message_start_time, index.chunk_start_offset):
-            yield heapq.heappop(waiting)[3]
+            found = heapq.heappop(waiting)[3]
+            held -= OVERHEAD + len(found[2].data)
+            yield found
+        if held > ITEM_BYTES:
+            raise DataError(
+                f"{name} has chunks that overlap in time: {held >> 20} MiB of messages would wait for earlier ones; "
+                f"at most {ITEM_BYTES >> 20} MiB do: sort it (mcap sort)"
+            )
         file.seek(index.chunk_start_offset)
         head = _exactly(file, 9)
         check_item(int.from_bytes(head[1:], "little"), name, "a chunk")
@@ -107,6 +116,7 @@ def indexed_messages(file: Any, name: object, summary: Any, topics: Container[st
             channel = summary.channels[record.channel_id]
             if channel.topic in topics:
                 schema = summary.schemas[channel.schema_id] if channel.schema_id else None
+                held += OVERHEAD + len(record.data)
                 heapq.heappush(waiting, (record.log_time, index.chunk_start_offset, number, (schema, channel, record)))
     while waiting:
         yield heapq.heappop(waiting)[3]

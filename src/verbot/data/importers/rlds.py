@@ -36,6 +36,7 @@ SHARD = re.compile(r"^(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d+)(-o
 OTHER = re.compile(r".*\.tfrecords?([.-].*)?$")  # shards that other writers named
 SPLITS = ("train", "val", "validation", "test")
 SUSPECTS = {"droid": ("droid", "r2d2"), "bridge": ("bridge",)}
+MOST_SHARDS = 100_000  # of a split, by the names of its files
 FIRST = 8  # so many records are tried for a readable one
 
 
@@ -213,10 +214,13 @@ def _shards(root: Path, info: Mapping[str, Any], split: str) -> Iterator[tuple[P
             continue
         stem = matches[0]["name"] if matches else info.get("name", root.parent.name)
         total = max([len(counts), *(int(match["count"] or 0) for match in matches)])
+        if total > MOST_SHARDS:
+            raise CorruptFileError(root, f"says that split {name!r} has {total} shards; at most {MOST_SHARDS} are read")
+        below(root, f"{stem}-{name}.tfrecord", "dataset_info.json")  # no name of an absent shard leads outside
         present = {int(match["number"]): match.string for match in matches}
         for number in range(max(total, len(matches))):
             absent = f"{stem}-{name}.tfrecord-{number:05d}-of-{total:05d}"
-            shard = below(root, present.get(number, absent), "dataset_info.json")
+            shard = below(root, present[number], "dataset_info.json") if number in present else root / absent
             yield shard, counts[number] if number < len(counts) else None
 
 

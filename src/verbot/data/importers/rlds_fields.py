@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import reading
-from verbot.data.importers.limits import DOCUMENT_BYTES, ITEM_BYTES, unzlib
+from verbot.data.importers.limits import DOCUMENT_BYTES, ITEM_BYTES, room_left, take, unzlib
 from verbot.data.importers.tfrecord import Feature
 from verbot.errors import CorruptFileError
 
@@ -99,8 +99,14 @@ def unpacked(contents: Sequence[bytes], field: Field, name: str) -> np.ndarray:
         if dtype.kind not in "biuf":
             raise ValueError(f"its type is {field.dtype}, which is not of numbers")
         most = ITEM_BYTES if field.size is None else field.size * dtype.itemsize
-        raw = [unzlib(content, name, min(most, ITEM_BYTES)) if field.encoding == "zlib" else content for content in contents]
-        return np.frombuffer(b"".join(raw), dtype)
+        joined, known = bytearray(), field.encoding == "zlib" and field.size is not None
+        for content in contents:
+            take(min(most, ITEM_BYTES) if known else 0, name)
+            if field.encoding == "zlib":
+                content = unzlib(content, name, min(most, ITEM_BYTES) if known else min(ITEM_BYTES, room_left()))
+            take(0 if known else len(content), name)
+            joined += content
+        return np.frombuffer(joined, dtype)
 
 
 def _is_deep(content: bytes) -> bool:

@@ -14,6 +14,7 @@ from verbot.data.importers import WIDEST, FieldNote, RawEpisode, known_robots, p
 from verbot.data.importers.fields import COLUMNS, FieldOptions, channels_note, column_of, left_out, segments_of_wordings
 from verbot.data.importers.images import SCALED, decode_all, decode_depth, depth_of, float_range, frames_of
 from verbot.data.importers.known_robots import KnownRobot
+from verbot.data.importers.limits import other_episode, take
 from verbot.data.importers.rlds_fields import METADATA, OBSERVATION, STEPS, Field, kind_of, unpacked
 from verbot.data.importers.tfrecord import Feature
 from verbot.data.storage.segments import InstructionSegment
@@ -102,7 +103,9 @@ class RldsRecord:
         if field is not None and field.dtype == "uint8":
             if values.size and not 0 <= values.min() <= values.max() <= 255:
                 raise DataError(f"{self.name}: {key} has values from {values.min()} to {values.max()}; expected 0 to 255")
-            return values.astype(np.uint8)
+            if values.dtype != np.uint8:
+                take(values.size, f"{self.name}, {key}")
+            return values.astype(np.uint8, copy=False)
         return values
 
     def shape(self, key: str) -> tuple[int | None, ...] | None:
@@ -207,7 +210,8 @@ class RldsRecord:
         if reading.floats != "auto":
             return reading.floats, (SCALED[reading.floats], f"floats={reading.floats}")
         if key not in reading.ranges:
-            reading.ranges[key] = float_range(self.pixels(key), f"{self.name}, {key}")
+            with other_episode():
+                reading.ranges[key] = float_range(self.pixels(key), f"{self.name}, {key}")
         found, evidence = reading.ranges[key]
         return found, (SCALED[found], f"floats: {evidence}")
 

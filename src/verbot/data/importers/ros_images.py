@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import re
 import struct
 from typing import Any
@@ -18,9 +17,9 @@ import numpy as np
 
 from verbot.data.importers import reading
 from verbot.data.importers.bag_records import BagOptions
-from verbot.data.importers.images import decode_image
+from verbot.data.importers.images import decode_image, opened_picture
 from verbot.data.importers.ros_messages import field_of, fields_of
-from verbot.data.storage.decoding import FORMATS, picture_errors
+from verbot.data.storage.decoding import picture_errors
 from verbot.errors import DataError
 from verbot.spec import FloatArray, UInt8Array
 
@@ -242,8 +241,6 @@ def _decompressed(name: str, content: bytes, encoding: str) -> UInt8Array:
 
 def _decompressed_depth(name: str, content: bytes, encoding: str, inverse: bool, scale: float) -> np.ndarray:
     """Meters of a PNG by compressed_depth_image_transport (12 bytes before it) or by compressed_image_transport (none)."""
-    from PIL import Image
-
     if "rvl" in encoding.lower():
         raise DataError(f"{name} has depth compressed by RVL, which is not read; expected PNG: republish it with format png")
     a = b = 0.0
@@ -254,7 +251,7 @@ def _decompressed_depth(name: str, content: bytes, encoding: str, inverse: bool,
         content = content[12:]
     elif inverse:
         raise DataError(f"{name} has depth in floats as {encoding!r}; expected '32FC1; compressedDepth png'")
-    with reading(name, *picture_errors()), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with reading(name, *picture_errors()), opened_picture(content, name) as image:
         if not image.mode.startswith("I"):
             raise DataError(f"{name} has depth in a picture of mode {image.mode}; expected 16 bits, one channel")
         values = np.asarray(image).astype(np.float64)

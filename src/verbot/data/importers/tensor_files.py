@@ -188,12 +188,17 @@ class _Array:
     def all(self) -> np.ndarray:
         """The whole array."""
         take(math.prod(self.shape) * self.dtype.itemsize, self._name)
+        return self._all()
+
+    def _all(self) -> np.ndarray:
         values = np.frombuffer(self._bytes(0, math.prod(self.shape) * self.dtype.itemsize), self.dtype)
         return values.reshape(self.shape, order="F" if self._fortran else "C")
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         if self._fortran and len(self.shape) > 1:
-            return self.all()[start:stop]
+            size = math.prod(self.shape[1:]) * self.dtype.itemsize
+            take((self.shape[0] - stop + start) * size, self._name)  # the rows themselves are counted already
+            return self._all()[start:stop]
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         return np.frombuffer(self._bytes(start * size, (stop - start) * size), self.dtype).reshape(-1, *self.shape[1:])
 

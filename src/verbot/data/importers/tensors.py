@@ -34,6 +34,7 @@ from verbot.data.importers.fields import (
     segments_of_wordings,
 )
 from verbot.data.importers.images import FLOATS, SCALED, depth_of, float_range, frames_of
+from verbot.data.importers.limits import other_episode
 from verbot.data.importers.tensor_files import SUFFIXES, TensorFile, open_tensors
 from verbot.data.storage.segments import InstructionSegment
 from verbot.errors import CorruptFileError, DataError
@@ -143,7 +144,8 @@ class Tensors:
             except DataError:
                 continue
             if key in tensors.cameras.values() and len(rows):
-                return float_range(tensors.file.rows(key, rows), f"{path.name}, {key}")
+                with other_episode():
+                    return float_range(tensors.file.rows(key, rows), f"{path.name}, {key}")
         raise DataError(f"no file has readable pictures {key!r}")
 
     def _frames(self, tensors: _File, key: str, rows: np.ndarray, floats: str) -> UInt8Array:

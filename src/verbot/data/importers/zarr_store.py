@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from verbot.data.importers import natural, reading
-from verbot.data.importers.limits import DOCUMENT_BYTES, check_item, take
+from verbot.data.importers.limits import DOCUMENT_BYTES, ITEM_BYTES, check_chunk, check_item, take
 from verbot.data.importers.tensor_files import check_archive
-from verbot.data.importers.zarr_pieces import check_piece
+from verbot.data.importers.zarr_pieces import check_piece, codec_of
 from verbot.errors import CorruptFileError, MissingDependencyError
 from verbot.files import regular_file
 
@@ -115,7 +115,7 @@ class ZarrStore:
         place, array = f"{self.path}, {name}", self.arrays[name]
         if not array.shape or array.shape[0] < end:
             raise CorruptFileError(place, f"is {array}; the episode is rows {start} to {end}")
-        check_item(array.itemsize * math.prod(array.pieces), place, "pieces")
+        check_chunk(array.shape, array.pieces, array.itemsize, place)
         take(array.itemsize * math.prod((end - start, *array.shape[1:])), place)
         if math.prod(array.grid(start, end)) > MOST_PIECES:
             raise CorruptFileError(place, f"has more than {MOST_PIECES} pieces in rows {start} to {end}")
@@ -131,17 +131,18 @@ class ZarrStore:
     def _check_pieces(self, name: str, start: int, end: int) -> None:
         """Raise `DataError` for a piece that cannot be read, or would expand to more than the array's metadata say."""
         array = self.arrays[name]
-        codec = array.codecs[-1] if array.codecs else ""
+        codec = codec_of(array.codecs, f"{self.path}, {name}")
         most = SLACK * array.itemsize * math.prod(array.pieces) + SMALL_PIECE
+        held = max(ITEM_BYTES, most)
         for piece in array.names(start, end):
             path = self.path / name / piece
             if self._files is not None:
                 if f"{name}/{piece}" in self._files:
                     with zipfile.ZipFile(self.path) as archive:
-                        check_item(archive.getinfo(f"{name}/{piece}").file_size, path, "a compressed piece")
+                        check_item(archive.getinfo(f"{name}/{piece}").file_size, path, "a compressed piece", held)
                         check_piece(codec, archive.read(f"{name}/{piece}"), path, most)
             elif path.exists():
-                check_item(regular_file(path).stat().st_size, path, "a compressed piece")
+                check_item(regular_file(path).stat().st_size, path, "a compressed piece", held)
                 check_piece(codec, path.read_bytes(), path, most)
         for document in (".zattrs", ".zgroup", "zarr.json", ".zarray"):
             place = self.path / name / document
