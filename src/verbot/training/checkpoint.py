@@ -144,11 +144,11 @@ def load(path: Path, shard: Shard | None = None) -> tuple[TrainingProgress, dict
     record = read_record(path / PROGRESS)
     try:
         if shard is not None or "files" in record:
-            files = record.pop("files", None) or {TENSORS: record.pop("sha256", "")}
+            files = dict(record.pop("files", None) or {TENSORS: record.pop("sha256", "")})
             return TrainingProgress(**record), shards.read(path, record["layout"], files, shard or Shard())
         digest = record.pop("sha256", None)
         progress, blob = TrainingProgress(**record), (path / TENSORS).read_bytes()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:  # a record of another form
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:  # a record of another form
         raise CorruptFileError(path, f"cannot be read: {error}") from error
     if sha256(blob) != digest:
         raise CorruptFileError(path / TENSORS, "its sha256 is not the one in progress.json")

@@ -124,10 +124,10 @@ def read_figures(folder: Path) -> Figures:
     record = read_record(path)
     try:
         metric, conditions, by_task = (
-            {key: Estimate(**value) for key, value in record[name].items()} for name in ("metrics", "conditions", "by_task")
+            {key: Estimate(**value) for key, value in dict(record[name]).items()} for name in ("metrics", "conditions", "by_task")
         )
         return Figures(record["condition"], metric, conditions, by_task, int(record["errors"]), *record["error_messages"][:1])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(path, f"is no summary of an evaluation ({error!r}); evaluate again to write it anew") from error
 
 

@@ -65,12 +65,12 @@ class GroundingMetrics:
         """Inverse of `to_json`; other fields are ignored, and the keys of verbot 0.1 are read."""
 
         def estimates(row: Mapping[str, Any]) -> dict[str, Estimate]:
-            return {RENAMED.get(key, key): Estimate(**e) for key, e in row.items()}
+            return {RENAMED.get(key, key): Estimate(**e) for key, e in dict(row).items()}
 
         plain = {key: record[key] for key in ("scenes", "seed", "tolerance_px", "p")}
         return GroundingMetrics(
             **plain,
-            rows={name: estimates(row) for name, row in record["rows"].items()},
+            rows={name: estimates(row) for name, row in dict(record["rows"]).items()},
             by_task=estimates(record["by_task"]),
             causal=estimates(record["causal"]),
             painted_px=record["painted_px"] and tuple(record["painted_px"]),

@@ -69,7 +69,7 @@ def _grounding(summary: Summary, folder: Path) -> Iterator[str]:
     if (record.get("policy"), record.get("suite")) == (summary.policy, summary.suite):
         try:
             metrics = GroundingMetrics.from_json(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CorruptFileError(path or folder, f"holds no grounding metrics ({error!r})") from error
         yield figures(metrics)
 
