@@ -42,15 +42,8 @@ TOY = ReinforceConfig(
     ppo=PPOConfig(num_steps=32, batch_size=64, learning_rate=1e-3, log_std=0.0),
     checkpoint_every=2,
 )
-TABLETOP = replace(
-    TOY,
-    {
-        "env": {"name": "tabletop-starter", "options": {"image_size": 32}},
-        "parallelism": {"workers": 2},
-        "steps": 2 * 8 * 4,
-        "ppo": {"num_steps": 4, "batch_size": 16},
-    },
-)
+_CHANGES = {"steps": 2 * 8 * 4, "ppo": {"num_steps": 4, "batch_size": 16}, "parallelism": {"workers": 2}}
+TABLETOP = replace(TOY, {"env": {"name": "tabletop-starter", "options": {"image_size": 32}}, **_CHANGES})
 
 
 class Here:
@@ -233,9 +226,8 @@ def test_a_cloned_policy_is_led_by_a_value_that_knows_something(toy, tmp_path):
     start.save(tmp_path / "start")
     config = replace(first, {"init": {"init_from": str(tmp_path / "start")}})
     with running._algorithm(config, tmp_path, None) as (algorithm, policy, runners):
-        callback = running._RunCallback(
-            config, tmp_path, policy, running.Log(None, 0, 1, False), {}, runners, None, StopRequest()
-        )
+        log = running.Log(None, 0, 1, False)
+        callback = running._RunCallback(config, tmp_path, policy, log, {}, runners, None, StopRequest())
         algorithm.learn(config.steps, callback=callback)
         weights = dict(policy.network.named_parameters())
         assert all(torch.equal(weights[name], p) for name, p in start.network.named_parameters()), "only the value has learned"
