@@ -123,7 +123,7 @@ def test_two_policies_behind_one_address_are_not_mixed(tmp_path: Path, monkeypat
 
         identity = "a" * 64
 
-        def __init__(self, url: str):
+        def __init__(self, url: str, **access: object):
             super().__init__()
 
         def __enter__(self) -> Served:

@@ -157,11 +157,11 @@ def test_an_interrupted_decoding_continues(tmp_path, written, monkeypatch, decod
     dataset = open_dataset(tmp_path / "d")
     original, calls = cached_rows.write_atomic, []
 
-    def dies_at_the_second_commit(path, content):
+    def dies_at_the_second_commit(path, content, **options):
         calls.append(path)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(path, content)
+        return original(path, content, **options)
 
     monkeypatch.setattr(cached_rows, "write_atomic", dies_at_the_second_commit)
     with pytest.raises(KeyboardInterrupt):
