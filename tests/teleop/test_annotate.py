@@ -90,12 +90,12 @@ def test_a_crash_between_any_two_writes_leaves_every_episode_consistent(dataset,
         shutil.copytree(dataset, root)
         left = stops
 
-        def write(path, content):
+        def write(path, content, **options):
             nonlocal left
             if left == 0:
                 raise KeyboardInterrupt
             left -= 1
-            return genuine(path, content)
+            return genuine(path, content, **options)
 
         monkeypatch.setattr("verbot.data.storage.writer.write_atomic", write)
         try:

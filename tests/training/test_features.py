@@ -191,11 +191,11 @@ def test_an_interrupted_look_continues(toy, tower, tmp_path, seen, monkeypatch):
     monkeypatch.setattr(frame_cache, "FEATURE_BLOCK", 2)
     original, commits = cached_rows.write_atomic, []
 
-    def dies(path, content):
+    def dies(path, content, **options):
         commits.append(path)
         if "/features/" in str(path) and len(commits) > 4:
             raise KeyboardInterrupt
-        return original(path, content)
+        return original(path, content, **options)
 
     FrameCache(open_dataset(config.data.datasets[0]))
     monkeypatch.setattr(cached_rows, "write_atomic", dies)
