@@ -109,6 +109,7 @@ def test_an_error_on_purpose_is_one_line(echo):
                 worker.receive()
 
 
+@pytest.mark.soak  # three processes that compute without an end starve the other tests
 def test_workers_that_do_not_end_are_closed_together(echo, monkeypatch):
     monkeypatch.setattr("verbot.parallel.workers.CLOSING_S", 0.3)
     with workers(echo, 3) as running:
