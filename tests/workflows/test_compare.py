@@ -229,8 +229,8 @@ def test_what_cannot_be_compared_is_said_before_anything_is_done(table, out, tmp
 
 def test_two_comparisons_never_write_into_one_folder(tmp_path):
     with (
-        lock(tmp_path / compare.LOCK, wait=False, holder="the first"),
+        lock(tmp_path / ".lock", wait=False, holder="the first"),
         pytest.raises(DataError, match="another comparison is at work here; choose another folder, or wait for it"),
     ):
         compared(["expert"], out=tmp_path, **SCENES)
-    assert [path.name for path in tmp_path.iterdir()] == [compare.LOCK]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
