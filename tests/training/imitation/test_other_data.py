@@ -11,6 +11,7 @@ import pytest
 import verbot
 from verbot.cli import main
 from verbot.data import DatasetWriter, EpisodeRecord, ImportConfig, WindowConfig, Windows, import_dataset, open_dataset
+from verbot.data.storage.info import seal
 from verbot.errors import ConfigError, DataError
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.training import read_log
@@ -291,6 +292,7 @@ def test_numbers_outside_the_ranges_are_refused_clipped_or_given_ranges(tmp_path
     info = json.loads((data / "meta/info.json").read_text())
     narrow = dataclasses.replace(ARM, action=(JOINTS, dataclasses.replace(SHIFT, low=(-0.05, -0.1), high=(0.05, 0.1))))
     info["verbot"]["spec"] = narrow.to_json()
+    info["verbot"]["seal"] = seal(info)
     (data / "meta/info.json").write_text(json.dumps(info))
     actions = np.concatenate([e.actions for e in open_dataset(data)])[:, 2]
     count = int((np.abs(actions) > 0.05).sum())

@@ -85,10 +85,12 @@ def train_policy(
     if config.parallelism.sharded:
         check_sharding(device)
     random_state = torch.random.fork_rng(devices=generators(device))
-    with ExitStack() as joined, torch_threads(config.parallelism.threads), random_state:
+    with ExitStack() as joined:
         if launch is None or launch.rank == 0:
             joined.enter_context(hold(out, BUSY))
             _claim(config, out, resume)
+        joined.enter_context(torch_threads(config.parallelism.threads))
+        joined.enter_context(random_state)
         process_group = joined.enter_context(join(launch, device)) if launch else ProcessGroup(0, 1)
         if process_group.broadcast((out / RESULT).exists()):
             return build(TrainResult, read_record(out / RESULT))
