@@ -202,7 +202,8 @@ def _loop(
             session.save()
 
         losses = _compute_gradients(session, config.optimizer, config.seed, request)
-        stop = losses.pop("stop")  # of any process
+        stopping = losses.pop("stop")  # of any process
+        stop = stopping if process_group.size > 1 else request.number
         rate = learning_rate(config.optimizer.learning_rate, config.schedule, state.step, state.done)
         norm = optimizer.step(rate) if math.isfinite(losses["loss"]) else math.nan
         state.advance()
