@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -105,3 +106,10 @@ def check_layout(memory: Memory, layout: Mapping[str, Array]) -> None:
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(n == m or (m is None and n > 0) for n, m in zip(shape, expected, strict=True))
+
+
+def checksums(network: torch.nn.Module) -> tuple[int, ...]:
+    """One for each weight and buffer. Unlike versions of tensors they notice every change, on every device."""
+    weights = (*network.parameters(), *network.buffers())
+    flat = (weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy() for weight in weights)
+    return tuple(zlib.crc32(each.data) for each in flat)

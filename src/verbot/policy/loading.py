@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDepen
 from verbot.models.bounded import bounded_network
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, VLANetwork
-from verbot.policy.storage import OLDER, check_format, policy_folder, read
+from verbot.policy.storage import OLDER, check_format, json_table, policy_folder, read
 from verbot.spec import MAX_ROWS, Component, RobotSpec
 from verbot.spec_checks import with_clean_names
 from verbot.statistics import FeatureStatistics, Statistics
@@ -79,17 +78,6 @@ def stored_policy(name: str | Path) -> StoredPolicy:
     weights = _weights(files[WEIGHTS], record["format"] == OLDER, folder / WEIGHTS)
     network = _filled(config, spec, weights, folder)
     return StoredPolicy(network, spec, statistics, preprocessing, record["blind"])
-
-
-def json_table(content: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object. Raises `PolicyError` for anything else."""
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise PolicyError(f"{path} is not JSON ({_line(error)})") from error
-    if not isinstance(record, dict):
-        raise PolicyError(f"{path} holds a {type(record).__name__}; expected a table")
-    return record
 
 
 def _field(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -23,10 +23,10 @@ from verbot.models.queries import prepare_queries
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.card import model_card
-from verbot.policy.checks import blank_images, check_memories, check_output, most_memory_bytes
+from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
-from verbot.policy.identity import CARD, checksums, identity_of, policy_identity
+from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json

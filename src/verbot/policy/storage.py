@@ -36,6 +36,17 @@ def to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def json_table(content: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object. Raises `PolicyError` for anything else."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"{path} is not JSON ({' '.join(str(error).split())})") from error
+    if not isinstance(record, dict):
+        raise PolicyError(f"{path} holds a {type(record).__name__}; expected a table")
+    return record
+
+
 def manifest(path: Path) -> dict[str, str]:
     """The sha256 of each file of a policy's folder, by its plain name.
 

@@ -14,8 +14,7 @@ from verbot.envs import make_env
 from verbot.envs.fitting import fitting_options
 from verbot.errors import ConfigError, VerbotError
 from verbot.policy.identity import policy_identity
-from verbot.policy.loading import json_table
-from verbot.policy.storage import policy_folder
+from verbot.policy.storage import json_table, policy_folder
 from verbot.rollout.baselines import PolicySource
 from verbot.spec import RobotSpec
 from verbot.spec_checks import with_clean_names
