@@ -65,6 +65,9 @@ class Cart:
     def stop(self) -> None:
         if self._motor is not None:
             self._motor.set_speed(0.0)
+
+    def close(self) -> None:
+        self.stop()
         self._motor = None
 
     def _open(self) -> Motor:
@@ -91,7 +94,7 @@ def drive(
     clock: Clock = time.monotonic,
     sleep: Sleep = time.sleep,
 ) -> verbot.Observation:
-    """The latest observation after `seconds`. Whatever happens, the robot is stopped."""
+    """The latest observation after `seconds`. Whatever happens, the robot is stopped and closed."""
     robot.connect()
     try:
         agent.reset(instruction)
@@ -102,7 +105,7 @@ def drive(
             sleep(max(0.0, due_s - clock()))
         return observation
     finally:
-        robot.stop()
+        robot.close()
 
 
 def main(seconds: float = 2.0, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> float:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from verbot.errors import SpecError
-from verbot.spec import ActionChunk, Camera, Component, EndEffector, Observation, RobotSpec
+from verbot.spec import ActionChunk, Camera, Component, EndEffector, MotionLimits, Observation, RobotSpec, Workspace
 
 MOVE = Component("move", "position_delta", ("x", "y"), "m", "base", (-0.1, -0.2), (0.1, 0.2))
 GRIPPER = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -151,3 +151,44 @@ def test_a_chunk_that_no_robot_can_execute_is_refused(change, message):
     ActionChunk(**good).check(spec)
     with pytest.raises(SpecError, match=message):
         ActionChunk(**{**good, **change}).check(spec)
+
+
+LIMITS = MotionLimits("gripper", low=(0.1,), high=(0.9,), step=(0.2,))
+
+
+def test_limits_are_stored_and_make_no_other_robot():
+    spec = dataclasses.replace(SPEC, limits=(LIMITS,), max_age_s=0.5, workspaces=(Workspace("tool", (0, 0, 0), (1, 1, 1)),))
+    stored = RobotSpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert (stored.limits, stored.workspaces, stored.max_age_s) == (spec.limits, spec.workspaces, 0.5)
+    assert spec == SPEC and not {"limits", "workspaces", "max_age_s"} & SPEC.to_json().keys()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MotionLimits("gripper"), "limits of component 'gripper' limit nothing; expected one of low"),
+        (lambda: MotionLimits("gripper", low=(0.0,)), "only one of low and high"),
+        (lambda: MotionLimits("gripper", low=(1.0,), high=(0.0,)), "a low that is not below its high"),
+        (lambda: MotionLimits("gripper", step=(0.0,)), "step of the limits of component 'gripper' is .*above 0"),
+        (lambda: MotionLimits("gripper", jerk=(float("nan"),)), "expected finite numbers, one per axis"),
+        (lambda: MotionLimits("gripper", step=(1.0,), jerk=(1.0, 1.0)), "differ in their number of axes"),
+        (lambda: dataclasses.replace(SPEC, limits=(MotionLimits("move", step=(1.0,)),)), "limits for 1 axes of component 'move'"),
+        (lambda: dataclasses.replace(SPEC, limits=(LIMITS, LIMITS)), "has limits twice"),
+        (lambda: dataclasses.replace(SPEC, workspaces=(Workspace("arm", (0, 0, 0), (1, 1, 1)),)), "its end effectors are 'tool'"),
+        (lambda: Workspace("tool", (0, 0), (1, 1)), "2 numbers; expected x, y and z"),
+        (lambda: dataclasses.replace(SPEC, max_age_s=0), "max_age_s 0; expected seconds, more than 0"),
+    ],
+)
+def test_limits_that_are_none_are_refused(make, message):
+    with pytest.raises(SpecError, match=message):
+        make()
+
+
+def test_planned_actions_are_checked():
+    observation = Observation({"front": np.zeros((4, 6, 3), np.uint8)}, np.zeros(1, np.float32))
+    spec = dataclasses.replace(SPEC, cameras=(CAMERA,))
+    dataclasses.replace(observation, planned=np.zeros((4, 3), np.float32), committed=4).check(spec)
+    with pytest.raises(SpecError, match=r"shape \(4, 2\)"):
+        dataclasses.replace(observation, planned=np.zeros((4, 2), np.float32)).check(spec)
+    with pytest.raises(SpecError, match="5 committed actions; expected 0 to 4"):
+        dataclasses.replace(observation, planned=np.zeros((4, 3), np.float32), committed=5).check(spec)

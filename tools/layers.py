@@ -21,7 +21,6 @@ PACKAGE = "verbot"
 LEVELS = {
     "errors": 0,
     "spec": 0,
-    "spec_checks": 0,
     "text": 0,
     "contracts": 1,
     "gymnasium_ids": 0,
@@ -59,9 +58,7 @@ ALLOWED = {
     ("spec", "errors"): "the spec raises typed errors",
     ("configuration", "files"): "a configuration is written whole or not at all",
     ("text", "errors"): "text that cannot be stored is a typed error",
-    ("spec", "spec_checks"): "what the parts of a spec must be",
-    ("spec_checks", "errors"): "a wrong part is a typed error",
-    ("spec_checks", "text"): "names of a spec become parts of paths",
+    ("spec", "text"): "names of a spec become parts of paths",
     ("yaml_values", "errors"): "text that is no YAML is a typed error",
     ("transforms", "statistics"): "a transform is made from statistics",
 }

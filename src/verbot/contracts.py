@@ -90,7 +90,7 @@ class Robot(Protocol):
     """A robot in real time: time passes whether or not a method is called.
 
     A control loop calls `connect` once, then `observe` and `act` once a control period (1 / ``spec.rate_hz`` seconds), then
-    `stop`. The robot knows neither tasks nor instructions: `Observation.instruction` is the agent's business. Any `Env` is a
+    `close`. The robot knows neither tasks nor instructions: `Observation.instruction` is the agent's business. Any `Env` is a
     robot through `verbot.robots.simulated.SimulatedRobot`; see docs/decisions/0016-robot-env-task.md.
     """
 
@@ -110,7 +110,23 @@ class Robot(Protocol):
         ...
 
     def stop(self) -> None:
-        """Bring the robot to rest and close the connection. Safe to call at any time, also twice."""
+        """Bring the robot to rest where it is and keep it there, until the next `act`. Safe at any time, also twice."""
+        ...
+
+    def close(self) -> None:
+        """Stop the robot and close the connection. Safe at any time, also twice; `connect` may follow."""
+        ...
+
+
+@runtime_checkable
+class AgingRobot(Robot, Protocol):
+    """A robot whose observation is put together from parts of different times, such as cameras with their own rates."""
+
+    def ages_s(self) -> Mapping[str, float]:
+        """Seconds, on this machine's monotonic clock, since each part of the latest `observe` was measured.
+
+        Keys are the names of cameras, and ``"state"``.
+        """
         ...
 
 

@@ -35,7 +35,7 @@ def test_a_robot_observes_what_its_env_does(name):
         record, *_ = env.step(action)
         robot.act(action)
         same(robot.observe(), observation_from_env(record, step / env.robot_spec.rate_hz))
-    robot.stop()
+    robot.close()
     env.close()
 
 
@@ -46,7 +46,7 @@ def test_each_connection_is_the_next_episode_and_the_same_again():
         for _ in range(2):
             robot.connect()
             seen.append(robot.observe())
-            robot.stop()
+            robot.close()
     same(seen[0], seen[2])
     same(seen[1], seen[3])
     assert not np.array_equal(seen[0].images["top"], seen[1].images["top"])
@@ -74,10 +74,10 @@ def test_without_a_connection_it_says_so():
         with pytest.raises(RobotError, match="robot 'navigation-rover' is not connected; call connect first"):
             call()
     robot.connect()
-    with pytest.raises(RobotError, match="connected already; call stop first"):
+    with pytest.raises(RobotError, match="connected already; call close first"):
         robot.connect()
-    robot.stop()
-    robot.stop()
+    robot.close()
+    robot.close()
     with pytest.raises(RobotError, match="not connected"):
         robot.observe()
 
@@ -113,7 +113,7 @@ def test_a_fault_is_an_error_of_the_robot_and_an_env_that_was_given_stays_open(r
     robot.act(env.robot_spec.action_low())
     with pytest.raises(RobotError, match="robot 'navigation-rover' faulted: the solver diverged"):
         robot.act(env.robot_spec.action_low())
-    robot.stop()
+    robot.close()
     assert env.closed == 0
 
 

@@ -19,8 +19,9 @@ from verbot.models.bounded import bounded_network
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.policy.storage import OLDER, check_format, json_table, policy_folder, read
-from verbot.spec import MAX_ROWS, Component, RobotSpec
-from verbot.spec_checks import with_clean_names
+from verbot.spec import Component, RobotSpec
+from verbot.spec.checks import with_clean_names
+from verbot.spec.messages import MAX_ROWS
 from verbot.statistics import FeatureStatistics, Statistics
 
 WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"

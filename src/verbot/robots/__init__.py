@@ -27,7 +27,7 @@ def make_robot(name: str, **options: Any) -> Robot:
         >>> robot.connect()
         >>> robot.observe().images["top"].shape
         (64, 64, 3)
-        >>> robot.stop()
+        >>> robot.close()
     """
     robot: Robot = robots.build(name, **options)
     return robot

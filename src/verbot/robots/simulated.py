@@ -22,7 +22,7 @@ class SimulatedRobot:
     actions lead to the same observations. After the end of the episode time passes on, but nothing moves any more.
 
     Args:
-        env: a registered env's name, or an env, which stays open after `stop`.
+        env: a registered env's name, or an env, which stays open after `close`.
         request: fields of the `EpisodeRequest` of the first connection; each further one adds 1 to the index.
         seed: seed of the scenes.
         options: options of `make_env`.
@@ -33,7 +33,7 @@ class SimulatedRobot:
         >>> robot.act(robot.spec.action_low())
         >>> robot.observe().time_s, robot.is_over
         (0.2, False)
-        >>> robot.stop()
+        >>> robot.close()
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SimulatedRobot:
     def connect(self) -> None:
         """Set up an episode. Raises `RobotError` if the robot is connected or the simulator faults."""
         if self._episode is not None:
-            raise RobotError(f"robot {self.spec.name!r} is connected already; call stop first")
+            raise RobotError(f"robot {self.spec.name!r} is connected already; call close first")
         if self._name is not None and self._closed:
             self._env, self._closed = make_env(self._name, **self._options), False
         request = {**self._request, "index": self._request.get("index", 0) + self._connections}
@@ -89,6 +89,9 @@ class SimulatedRobot:
         self.is_over = episode.over
 
     def stop(self) -> None:
+        """Nothing moves between two calls of `act`."""
+
+    def close(self) -> None:
         self._episode = None
         if self._name is not None and not self._closed:
             self._env.close()

@@ -17,7 +17,7 @@ from verbot.policy.identity import policy_identity
 from verbot.policy.storage import json_table, policy_folder
 from verbot.rollout.baselines import PolicySource
 from verbot.spec import RobotSpec
-from verbot.spec_checks import with_clean_names
+from verbot.spec.checks import with_clean_names
 
 if TYPE_CHECKING:
     from verbot.remote import RemotePolicy

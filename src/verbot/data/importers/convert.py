@@ -27,7 +27,7 @@ from verbot.files import lock, regular_file, remove, write_atomic
 from verbot.folders import recover
 from verbot.ranges import COUNT, POSITIVE, RATE_HZ, check_ranges
 from verbot.spec import RobotSpec
-from verbot.spec_checks import with_clean_names
+from verbot.spec.checks import with_clean_names
 from verbot.text import repaired_text
 
 LOCK = ".lock"  # of the dataset's writer

@@ -14,7 +14,7 @@ from verbot.data.importers import FieldNote, known_robots, natural, reading
 from verbot.data.importers.hdf5_file import Entry, attribute, record_of, stored
 from verbot.data.importers.known_robots import KnownComponent, KnownRobot
 from verbot.spec import RobotSpec
-from verbot.spec_checks import with_clean_names
+from verbot.spec.checks import with_clean_names
 
 RATES = ("fps", "rate_hz", "control_freq")  # attributes that state the recording rate
 ROBOSUITE = 1  # the type of an environment in env_args

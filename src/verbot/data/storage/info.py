@@ -18,7 +18,7 @@ from verbot.errors import CorruptFileError, DataError, SpecError
 from verbot.files import below, sha256
 from verbot.folders import recover
 from verbot.spec import RobotSpec
-from verbot.spec_checks import LONGEST_SIDE, with_clean_names
+from verbot.spec.checks import LONGEST_SIDE, with_clean_names
 
 READ_VERSIONS = (layout.VERSION, "v2.1", "v2.0")
 MOST = 10**12  # episodes or frames; more is a damaged number

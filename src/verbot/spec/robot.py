@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from verbot.errors import SpecError
-from verbot.spec_checks import check_camera, check_depth, check_members, check_name, check_range, check_rate, check_texts
-
-UInt8Array = npt.NDArray[np.uint8]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-FloatingArray = npt.NDArray[np.floating[Any]]  # of any precision
-BoolArray = npt.NDArray[np.bool_]
-Memory = Mapping[str, npt.NDArray[Any]]
+from verbot.spec.arrays import FloatArray
+from verbot.spec.checks import check_camera, check_members, check_name, check_range, check_rate, check_texts
+from verbot.spec.limits import MotionLimits, Workspace, check_age, check_limits
 
 BASE = "base"  # the frame of the robot's base
 TOOL = "tool"  # the frame of the end effector of a robot that has one
-MAX_ROWS = 4096  # of one chunk of actions
 # Kinds of components that belong to the end effector of a spec without groups.
 _TOOL_STATE = ("position", "quaternion", "gripper")
 _TOOL_ACTION = ("position", "quaternion", "position_delta", "rotation_delta", "joint_position", "joint_velocity", "gripper")
+
+_OPTIONAL = ("groups", "frames", "limits", "workspaces", "max_age_s")
 
 CAMERA_KINDS = ("color", "depth")
 KINDS = (
@@ -135,6 +127,8 @@ class RobotSpec:
     Args:
         groups: one or several end effectors. Without any, `end_effectors` finds the one that the components make up.
         frames: further frames that cameras are mounted in, e.g. ``"head"``, whose pose no state component holds.
+        limits, workspaces: how far and how fast it may be commanded. They do not make it another robot: equality leaves them out.
+        max_age_s: a robot is held rather than moved by an older observation.
 
     Example:
         >>> gripper = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -150,6 +144,9 @@ class RobotSpec:
     action: tuple[Component, ...]
     groups: tuple[EndEffector, ...] = ()
     frames: tuple[str, ...] = ()
+    limits: tuple[MotionLimits, ...] = field(default=(), compare=False)
+    workspaces: tuple[Workspace, ...] = field(default=(), compare=False)
+    max_age_s: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_texts("the name of the robot", (self.name,))
@@ -172,6 +169,9 @@ class RobotSpec:
                     f"camera {camera.name!r} of robot {self.name!r} is in frame {camera.frame!r}; "
                     f"its frames are {', '.join(known)}"
                 )
+        sizes = {component.name: component.size for component in self.action}
+        check_limits(self.name, sizes, [each.name for each in self.end_effectors], self.limits, self.workspaces)
+        check_age(self.name, self.max_age_s)
 
     @property
     def state_size(self) -> int:
@@ -249,12 +249,12 @@ class RobotSpec:
         return np.array([x for c in self.action for x in c.high], np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; omits empty `groups` and `frames` and the kind ``"color"``, for old files."""
+        """Plain data; omits what is empty after `action`, and the kind ``"color"``, for old files."""
         record = dataclasses.asdict(self)
         for camera in record["cameras"]:
             if camera["kind"] == "color":
                 del camera["kind"]
-        return {key: value for key, value in record.items() if value or key not in ("groups", "frames")}
+        return {key: value for key, value in record.items() if value or key not in _OPTIONAL}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> RobotSpec:
@@ -268,107 +268,14 @@ class RobotSpec:
                 action=tuple(Component(**_tuples(c)) for c in record["action"]),
                 groups=tuple(EndEffector(**_tuples(group)) for group in dict(record).get("groups", ())),
                 frames=tuple(dict(record).get("frames", ())),
+                limits=tuple(MotionLimits(**_tuples(each)) for each in dict(record).get("limits", ())),
+                workspaces=tuple(Workspace(**_tuples(each)) for each in dict(record).get("workspaces", ())),
+                max_age_s=dict(record).get("max_age_s"),
             )
         except SpecError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SpecError(f"not a robot spec: {error}; expected the fields of RobotSpec.to_json()") from error
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a robot perceives at one instant.
-
-    Args:
-        images: camera name to uint8 RGB (h, w, 3), or float32 (h, w) in meters of a depth camera, 0 where unknown.
-        state: float32 (s,), in the units of the spec's state components.
-        instruction: in plain words; may be empty.
-        goal_image: uint8 RGB (h, w, 3) of the goal state, if an image specifies the goal.
-        time_s: seconds since the episode began.
-        memory: the policy's own, from its last chunk in this episode; None before the first.
-        sample_seed: the policy draws its actions from its head's distribution, with this seed; None predicts the most likely.
-    """
-
-    images: Mapping[str, UInt8Array]
-    state: FloatArray
-    instruction: str = ""
-    goal_image: UInt8Array | None = None
-    time_s: float = 0.0
-    memory: Memory | None = None
-    sample_seed: int | None = None
-
-    def check(self, spec: RobotSpec) -> None:
-        """Raise `SpecError` unless this observation is what `spec` promises."""
-        for camera in spec.cameras:
-            if camera.name not in self.images:
-                raise SpecError(
-                    f"the observation lacks camera {camera.name!r} of robot {spec.name!r}; "
-                    f"it has {', '.join(self.images) or 'no cameras'}"
-                )
-            image = self.images[camera.name]
-            if camera.kind == "depth":
-                check_depth(image, camera.name, camera.height, camera.width)
-            elif image.dtype != np.uint8 or image.shape != (camera.height, camera.width, 3):
-                raise SpecError(
-                    f"camera {camera.name!r} gave {image.dtype} {image.shape}; "
-                    f"expected uint8 ({camera.height}, {camera.width}, 3)"
-                )
-        if self.state.shape != (spec.state_size,):
-            raise SpecError(f"the state has shape {self.state.shape}; robot {spec.name!r} expects ({spec.state_size},)")
-        if not np.isfinite(self.state).all():
-            raise SpecError(f"the state of robot {spec.name!r} is not finite: {self.state.tolist()}")
-        if not math.isfinite(self.time_s):
-            raise SpecError(f"the observation has the time {self.time_s}; expected seconds since the episode began")
-
-
-@dataclass(frozen=True)
-class ActionChunk:
-    """Actions for the next `k` control steps.
-
-    Args:
-        values: float32 (k, a), in the units of the spec's action components; row 0 is for now.
-        time_s: timestamp of the input observation.
-        extras: other predictions, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
-        memory: the memory of a policy with memory, for the next observation of the same episode.
-        value: value of a policy with a value head: γ^(control steps that are left until success, as predicted), in (0, 1).
-    """
-
-    values: FloatArray
-    time_s: float = 0.0
-    extras: Mapping[str, Any] = field(default_factory=dict)
-    memory: Memory | None = None
-    value: float | None = None
-
-    def check(self, spec: RobotSpec) -> None:
-        """Raise `SpecError` unless a robot of `spec` can execute this: 1 to `MAX_ROWS` rows of its size, finite throughout.
-
-        The memory is checked too: arrays of plain numbers, finite. Ranges are not: who executes it clips to them.
-        """
-        values = self.values
-        if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
-            shown = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-            raise SpecError(f"a chunk of actions is {shown}; expected floating point (k, {spec.action_size})")
-        if not 1 <= len(values) <= MAX_ROWS or values.shape[1] != spec.action_size:
-            raise SpecError(
-                f"a chunk of actions has shape {values.shape}; "
-                f"robot {spec.name!r} expects 1 to {MAX_ROWS} rows of {spec.action_size}"
-            )
-        if not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values))[0, 0])
-            raise SpecError(f"row {row} of a chunk of actions is not finite: {values[row].tolist()}")
-        if not math.isfinite(self.time_s):
-            raise SpecError(f"a chunk of actions has the time {self.time_s}; expected seconds since the episode began")
-        check_memory(self.memory)
-
-
-def check_memory(memory: Memory | None) -> None:
-    """Raise `SpecError` unless `memory` holds arrays of plain numbers, finite throughout."""
-    for name, array in (memory or {}).items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-            shown = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
-            raise SpecError(f"memory {name!r} is {shown}; expected an array of plain numbers")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise SpecError(f"memory {name!r} is not finite")
 
 
 def _of_kind(components: Sequence[Component], kind: str) -> list[Component]:

@@ -1,0 +1,39 @@
+"""What a robot is, sees and does: plain frozen data, numpy only."""
+
+from __future__ import annotations
+
+from verbot.spec.arrays import (
+    BoolArray,
+    Float64Array,
+    FloatArray,
+    FloatingArray,
+    Int32Array,
+    Int64Array,
+    Memory,
+    UInt8Array,
+)
+from verbot.spec.limits import MotionLimits, Workspace
+from verbot.spec.messages import ActionChunk, Observation, check_memory
+from verbot.spec.robot import BASE, TOOL, Camera, Component, EndEffector, RobotSpec
+
+__all__ = [
+    "BASE",
+    "TOOL",
+    "ActionChunk",
+    "BoolArray",
+    "Camera",
+    "Component",
+    "EndEffector",
+    "Float64Array",
+    "FloatArray",
+    "FloatingArray",
+    "Int32Array",
+    "Int64Array",
+    "Memory",
+    "MotionLimits",
+    "Observation",
+    "RobotSpec",
+    "UInt8Array",
+    "Workspace",
+    "check_memory",
+]
