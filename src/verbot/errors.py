@@ -94,6 +94,12 @@ _EXTRAS = {
     "zstandard": "mcap",
     "zarr": "zarr",
     "rosbags": "rosbag",
+    "serial": "serial",
+    "cyclonedds": "ros2",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
 }
 
 
