@@ -62,6 +62,7 @@ def test_every_number_of_a_command_has_a_range(name):
         (["evaluate", "ws://[::1"], "'ws://[::1' is not the address of a policy server (Invalid IPv6 URL); expected ws://HOST:PORT"),
         (["train", "tiny", "--set", "seed=3"], "--set seed=… does not apply: give --seed"),
         (["config", "tiny", "--set", "learning_rate=-1"], "optimizer.learning_rate is -1.0; expected at least 0"),
+        (["config", "tiny", "--set", "learning_rate=.inf"], "optimizer.learning_rate is inf; expected at least 0"),
         (["config", "tiny", "--set", "ema_decay=2"], "imitation.optimizer.ema_decay is 2.0; expected at least 0 and below 1"),
         (["config", "tiny", "--set", "seed=text"], "stages[0].imitation.seed is 'text'; expected int"),
         (["watch", "a cube", "--out", "\x1b[31m/" + "x" * 300 + ".gif"], r"\x1b[31m/xxx"),
