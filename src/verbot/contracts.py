@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -127,6 +127,38 @@ class AgingRobot(Robot, Protocol):
 
         Keys are the names of cameras, and ``"state"``.
         """
+        ...
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A robot, or a leader arm, whose joints must be measured once before it can be used."""
+
+    def calibrate(self, ask: Callable[[str], None]) -> str:
+        """Measure and store the calibration; returns the path of its file. Connects and disconnects by itself.
+
+        Args:
+            ask: shows a person one instruction, such as "move the arm to the middle", and returns once it is done.
+
+        Raises `RobotError` if the device cannot be reached or the measurement makes no sense; the old file then stays.
+        """
+        ...
+
+
+@runtime_checkable
+class LeaderArm(Protocol):
+    """An arm that a person moves by hand, and that a robot follows; `verbot.robots.leaders` holds them by name."""
+
+    def connect(self) -> None:
+        """Open the connection, with the motors free. Raises `RobotError` if it cannot."""
+        ...
+
+    def read(self) -> FloatArray:
+        """Where the person holds the arm now, as an action (a,) of the robot that follows. Returns within a control period."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. Safe at any time, also twice; `connect` may follow."""
         ...
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from verbot.contracts import Robot
+from verbot.contracts import LeaderArm, Robot
 from verbot.registry import Registry
 
 robots: Registry[Callable[..., Robot]] = Registry("robot", package="verbot.robots", group="verbot.robots")
+# Arms that a person moves by hand; one of your own is an entry point of the group ``verbot.leaders``.
+leaders: Registry[Callable[..., LeaderArm]] = Registry("leader arm", package="verbot.robots", group="verbot.leaders")
 
 
 def make_robot(name: str, **options: Any) -> Robot:
@@ -31,3 +33,9 @@ def make_robot(name: str, **options: Any) -> Robot:
     """
     robot: Robot = robots.build(name, **options)
     return robot
+
+
+def make_leader(name: str, **options: Any) -> LeaderArm:
+    """A leader arm by name, not yet connected. Raises `UnknownNameError` when none has this name."""
+    leader: LeaderArm = leaders.build(name, **options)
+    return leader
