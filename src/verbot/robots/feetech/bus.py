@@ -92,6 +92,10 @@ class FeetechBus:
         """Whether there was an error of late, so that what is read is read twice."""
         return self._clean < DISTRUST
 
+    @property
+    def line(self) -> Line:
+        return self._line
+
     def name(self, servo: int) -> str:
         return f"{self._names[servo]!r} (servo {servo})" if servo in self._names else f"servo {servo}"
 

@@ -198,21 +198,21 @@ class EmulatedLine:
     name = "the emulator"
 
     def __init__(self, bus: EmulatedBus, clock: Clock = time.monotonic, sleep: Callable[[float], None] = time.sleep):
-        self.bus, self._clock, self._sleep = bus, clock, sleep
+        self.bus, self._clock, self.sleep = bus, clock, sleep
         self._coming: list[tuple[float, bytes]] = []
 
     def now_s(self) -> float:
         return self._clock()
 
     def write(self, data: bytes) -> None:
-        self._sleep(self.bus.byte_s * len(data))
+        self.sleep(self.bus.byte_s * len(data))
         self._coming += self.bus.receive(data, self._clock())
         self._coming.sort(key=lambda coming: coming[0])
 
     def read(self, timeout_s: float) -> bytes:
         now_s = self._clock()
         first_s = self._coming[0][0] if self._coming else float("inf")
-        self._sleep(min(max(first_s - now_s, 0.0), timeout_s))
+        self.sleep(min(max(first_s - now_s, 0.0), timeout_s))
         return self._arrived()
 
     def discard(self) -> None:

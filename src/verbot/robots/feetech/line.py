@@ -24,6 +24,8 @@ class Line(Protocol):
         """Seconds on the clock that time limits are measured with."""
         ...
 
+    def sleep(self, seconds: float) -> None: ...
+
     def write(self, data: bytes) -> None: ...
 
     def read(self, timeout_s: float) -> bytes:
@@ -58,6 +60,9 @@ class SerialLine:
 
     def now_s(self) -> float:
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def write(self, data: bytes) -> None:
         try:
