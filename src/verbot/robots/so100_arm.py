@@ -19,7 +19,9 @@ from verbot.robots.so100_calibration import (
 )
 
 EMULATED, AUTO = "emulated", "auto"
-SERVOS = {number: joint for number, joint in enumerate(JOINTS, start=1)}
+SERVOS = dict(enumerate(JOINTS, start=1))
+# A gripper that holds an object is overloaded after a while, and goes on with less torque: that is no fault.
+_TOLERATED = {len(JOINTS): registers.OVERLOAD}
 _MARGIN = 12  # steps from the calibrated range to the mechanical end of an emulated joint
 
 # The steps of a servo's shaft at a time, or None where nobody holds it.
@@ -85,7 +87,9 @@ class ArmSite:
         ports = serial_ports()
         if len(ports) != 1:
             found = ", ".join(ports) or "no serial port of a USB adapter"
-            raise RobotError(f"the {self.robot} {self.role} needs port=PORT: this machine has {found}; port=emulated tries without")
+            raise RobotError(
+                f"the {self.robot} {self.role} needs port=PORT: this machine has {found}; port=emulated tries without"
+            )
         return ports[0]
 
 
@@ -145,14 +149,15 @@ def check_servos(bus: FeetechBus, servos: Mapping[int, str] = SERVOS) -> None:
         low, high = bus.read(servo, registers.MIN_VOLTAGE), bus.read(servo, registers.MAX_VOLTAGE)
         if not low <= voltage <= high:
             raise RobotError(
-                f"{bus.name(servo)} has {voltage / 10:.1f} V; it takes {low / 10:.1f} to {high / 10:.1f} V. Is it the right supply?"
+                f"{bus.name(servo)} has {voltage / 10:.1f} V; it takes {low / 10:.1f} to {high / 10:.1f} V. "
+                "Is it the right power supply?"
             )
     check_faults(bus, servos)
 
 
 def check_faults(bus: FeetechBus, servos: Mapping[int, str] = SERVOS) -> None:
-    """Raise `RobotError` that names each servo with a fault, and the fault."""
-    faults = bus.faults(list(servos))
+    """Raise `RobotError` that names each servo with a fault, and the fault, if a reply said that there is one."""
+    faults = bus.faults(list(servos), _TOLERATED)
     if faults:
         raise RobotError(
             "; ".join(f"{bus.name(servo)}: {', '.join(found)}" for servo, found in faults.items())
@@ -169,8 +174,9 @@ def check_calibration(bus: FeetechBus, calibration: ArmCalibration, site: ArmSit
                 continue
             if not write:
                 raise RobotError(
-                    f"{bus.name(joint.id)} holds {register.name} {held}, and {site.path} says {wanted} for {name!r}: the calibration "
-                    f"is another arm's or an older one. Run `{site.command}`, or write the file's into the servos (on_mismatch=write)"
+                    f"{bus.name(joint.id)} holds {register.name} {held}, and {site.path} says {wanted} for {name!r}: that "
+                    f"is another arm's calibration, or an older one. Run `{site.command}`, or write the file's into the servos "
+                    "(on_mismatch=write)"
                 )
             bus.write(joint.id, registers.TORQUE_ENABLE, 0)  # its goal means another place from now on
             bus.store(joint.id, {register: wanted})

@@ -43,8 +43,8 @@ def so101_leader(
 class SoLeader:
     """A leader arm as a `verbot.contracts.LeaderArm` that can be calibrated. Its motors are free.
 
-    An angle of a joint of the leader, from the middle of its range, is the angle of the follower's joint; the opening of its handle
-    is that of the gripper. An emulated one waves.
+    A joint's angle from the middle of its range is the angle of the follower's joint; the opening of its handle is that of the
+    gripper. An emulated one waves.
 
     Args:
         name: of the robot.
@@ -103,8 +103,7 @@ class SoLeader:
         if bus is None or calibration is None:
             raise RobotError(f"leader arm {self.site.robot!r} is not connected; call connect first")
         values = calibration.values(bus.read_all(registers.PRESENT_POSITION, calibration.servos, tolerance=_AGREE))
-        if any(bus.errors.values()):
-            check_faults(bus)
+        check_faults(bus)
         return values if self._bounds is None else np.clip(values, *self._bounds)
 
     def close(self) -> None:

@@ -87,7 +87,7 @@ class _Ranges:
 
     def __init__(self, bus: FeetechBus):
         self._bus, self._over = bus, threading.Event()
-        self._low, self._high, self._last = ({servo: value for servo, value in self._read().items()} for _ in range(3))
+        self._low, self._high, self._last = (dict(self._read()) for _ in range(3))
         self._jumped: set[int] = set()
         self._error: RobotError | None = None
         self._thread = threading.Thread(target=self._watch, name="calibration", daemon=True)

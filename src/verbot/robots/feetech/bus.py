@@ -16,12 +16,14 @@ from verbot.errors import RobotError
 from verbot.robots.feetech import packets
 from verbot.robots.feetech.line import Line
 from verbot.robots.feetech.packets import FRAME, Instruction, Packet, Replies
-from verbot.robots.feetech.registers import LOCK, STATUS, Register, faults_of
+from verbot.robots.feetech.registers import ID, LOCK, STATUS, Register, faults_of
 
 T = TypeVar("T")
 FEWEST_ATTEMPTS = 3
 # After an error, for so many exchanges what is read is read twice.
 DISTRUST = 300
+_FEW = 20  # replies whose time must be known before the bus waits less
+_SLACK_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class BusTiming:
 
     Args:
         baud: bits a second; a byte takes ten.
-        reply_s: how long the first byte of a reply may take; the latency of the adapter is most of it.
+        reply_s: how long the first byte of a reply may take at most; the latency of the adapter is most of it. Once the bus knows
+            that it is faster, it waits less.
         gap_s: after so long a silence within replies nothing more comes.
         patience_s: how long a command is repeated before the bus is given up.
     """
@@ -81,6 +84,8 @@ class FeetechBus:
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._clean = DISTRUST  # exchanges since the last error
+        self._wait_s, self._slowest_s, self._timed = timing.reply_s, 0.0, 0
+        self._echoes: bool | None = None  # whether the adapter returns what is sent; None while that is unknown
         self.errors: dict[int, int] = {}  # the error bits of each servo's latest reply
 
     @property
@@ -103,9 +108,12 @@ class FeetechBus:
         self._line.close()
 
     def ping(self, servo: int) -> bool:
-        """Whether the servo answers."""
-        packet = Packet(servo, Instruction.PING)
-        return self._until(lambda: self._exchange(packet, [servo], 0) or None) is not None
+        """Whether the servo answers: whether it reads its id.
+
+        The answer to `Instruction.PING` of a servo with a voltage fault is the question, bit for bit, and cannot be told from the
+        echo of an adapter.
+        """
+        return self._until(lambda: self._ask(ID.address, ID.size, [servo]) or None) is not None
 
     def read(self, servo: int, register: Register, tolerance: int = 0) -> int:
         """The value of a register, of two readings that agree if the line is noisy."""
@@ -139,15 +147,18 @@ class FeetechBus:
             self._give_up([servo for servo in servos if servo not in found])
         return found
 
-    def read_all(self, register: Register, servos: Sequence[int], tolerance: int = 0) -> dict[int, int]:
+    def read_all(
+        self, register: Register, servos: Sequence[int], tolerance: int = 0, through: Register | None = None
+    ) -> dict[int, int]:
         """The value of a register of each servo.
 
         Args:
             tolerance: by how much two readings may differ on a noisy line, of a value that moves. The later one is returned.
+            through: read up to this register, so that the replies are longer than those to other commands, which may be late.
         """
 
         def reading(asked: Sequence[int]) -> dict[int, int]:
-            return {servo: register.decode(data) for servo, data in self.read_block(register, register, asked).items()}
+            return {servo: register.decode(data) for servo, data in self.read_block(register, through or register, asked).items()}
 
         values, doubtful = reading(servos), list(servos) if self.is_noisy else []
         limit_s = self._line.now_s() + self._timing.patience_s
@@ -186,10 +197,14 @@ class FeetechBus:
             kept = ", ".join(f"{self.name(servo)} keeps {register.decode(value)}" for servo, value in held.items())
             raise RobotError(f"register {register.name} does not take {dict(values)}: {kept}")
 
-    def faults(self, servos: Sequence[int]) -> dict[int, tuple[str, ...]]:
-        """What is the matter with servos, by a reading of their own: a damaged reply is no fault."""
-        status = self.read_all(STATUS, servos)
-        return {servo: faults_of(bits) for servo, bits in status.items() if bits}
+    def faults(self, servos: Sequence[int], tolerated: Mapping[int, int]) -> dict[int, tuple[str, ...]]:
+        """What is the matter with servos, but for the bits that are `tolerated` of each.
+
+        The bits of their latest replies decide whether they are asked at all, so that a damaged reply is no fault.
+        """
+        suspects = [servo for servo in servos if self.errors.get(servo, 0) & ~tolerated.get(servo, 0)]
+        status = self.read_all(STATUS, suspects) if suspects else {}
+        return {servo: found for servo, bits in status.items() if (found := faults_of(bits & ~tolerated.get(servo, 0)))}
 
     def _ask(self, address: int, size: int, servos: Sequence[int]) -> dict[int, bytes]:
         """One attempt to read bytes of several servos: what came back whole."""
@@ -213,21 +228,26 @@ class FeetechBus:
     def _exchange(self, packet: Packet, servos: Sequence[int], size: int) -> dict[int, Packet]:
         """Send a packet and collect replies with `size` parameters."""
         sent, timing = packet.encode(), self._timing
-        replies = Replies(servos, size, echo=sent)
+        replies = Replies(servos, size, echo=b"" if self._echoes is False else sent)
         expected = len(servos) * (size + FRAME)
         with self._lock:
             self._send(sent)
             now_s = self._line.now_s()
-            limit_s = now_s + timing.reply_s + 10 / timing.baud * (len(sent) + expected)
+            sent_s, first_s = now_s, None
+            limit_s = now_s + self._wait_s + 10 / timing.baud * (len(sent) + expected)
             until_s = limit_s
             while not replies.complete and now_s < until_s:
                 data = self._line.read(until_s - now_s)
                 now_s = self._line.now_s()
                 if data:
+                    first_s = first_s if first_s is not None else now_s - sent_s
                     replies.feed(data)
                     until_s = min(limit_s, now_s + timing.gap_s)
                 if replies.received >= expected:  # damaged ones among them; the next packet starts on a silent line
                     break
+        self._learn(first_s)
+        if replies.found and size != 2:  # with two bytes an answer can look like the question
+            self._echoes = not replies.echo and self._echoes is not False
         for servo, reply in replies.found.items():
             self.errors[servo] = reply.code
         lost = len(replies.missing)
@@ -235,6 +255,16 @@ class FeetechBus:
         self._count(checksum_errors=damaged, timeouts=lost - damaged)
         self._clean = 0 if lost else self._clean + 1
         return replies.found
+
+    def _learn(self, first_s: float | None) -> None:
+        """How long to wait for a first byte: some times the slowest of late; after a silence twice as long as before."""
+        if first_s is None:
+            self._wait_s = min(2 * self._wait_s, self._timing.reply_s)
+            return
+        self._timed += 1
+        self._slowest_s = max(first_s, 0.98 * self._slowest_s)
+        if self._timed >= _FEW:
+            self._wait_s = min(_SLACK_S + 4 * self._slowest_s, self._timing.reply_s)
 
     def _send(self, data: bytes) -> None:
         self._line.discard()

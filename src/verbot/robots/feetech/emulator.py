@@ -11,6 +11,7 @@ import select
 import threading
 import time
 import tty
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,8 @@ class LineFaults:
 
 
 @dataclass(frozen=True)
-class ServoWrite:
-    """What a servo was made to write. `packet` counts the packets that arrived whole."""
+class ServoAccess:
+    """What a packet made a servo write or send. `packet` counts those that arrived whole."""
 
     packet: int
     time_s: float
@@ -70,11 +71,15 @@ class EmulatedBus:
     ):
         self.servos, self.faults, self.hand = list(servos), faults, hand
         self.byte_s = 10 / baud
-        self.writes: list[ServoWrite] = []
-        self.replies: list[Packet] = []  # as sent, before the wire
+        self.writes: list[ServoAccess] = []
+        self.reads: deque[ServoAccess] = deque(maxlen=256)  # what was sent, before the wire
         self.packets = 0
         self._random = np.random.default_rng(seed)
         self._buffer, self._heard_s, self._moved_s = bytearray(), float("-inf"), float("nan")
+
+    def damage(self, faults: LineFaults, seed: int = 0) -> None:
+        """From now on the wire is as bad as this."""
+        self.faults, self._random = faults, np.random.default_rng(seed)
 
     def servo(self, number: int) -> EmulatedServo:
         return next(servo for servo in self.servos if servo.number == number)
@@ -98,12 +103,10 @@ class EmulatedBus:
         while (packet := self._next()) is not None:
             self.packets += 1
             for reply in self._obey(packet, now_s):
-                self.replies.append(reply)
                 sent = reply.encode()
                 due += self.byte_s * len(sent)
                 late = self.faults.delay_s if self.faults.delay and self._random.random() < self.faults.delay else 0.0
                 answers.append((due + late, self._damaged(sent)))
-        del self.replies[:-64]
         return answers
 
     def _next(self) -> Packet | None:
@@ -130,7 +133,7 @@ class EmulatedBus:
         code, parameters = packet.code, packet.parameters
         if code == Instruction.SYNC_READ and len(parameters) > 2:
             asked = [servo for number in parameters[2:] for servo in self.servos if servo.number == number]
-            return [Packet(servo.number, servo.error, servo.read(*parameters[:2])) for servo in asked]
+            return [self._read(servo, now_s, parameters[0], parameters[1]) for servo in asked]
         if code == Instruction.SYNC_WRITE and len(parameters) > 2:
             address, size = parameters[:2]
             for start in range(2, len(parameters) - size, size + 1):
@@ -143,7 +146,7 @@ class EmulatedBus:
     def _answer(self, servo: EmulatedServo, packet: Packet, now_s: float) -> Packet | None:
         code, parameters = packet.code, packet.parameters
         if code == Instruction.READ and len(parameters) == 2:
-            return Packet(servo.number, servo.error, servo.read(*parameters))
+            return self._read(servo, now_s, parameters[0], parameters[1])
         if code == Instruction.WRITE and len(parameters) > 1:
             number = servo.number
             self._write(number, parameters[0], parameters[1:], now_s)
@@ -158,8 +161,13 @@ class EmulatedBus:
 
     def _write(self, number: int, address: int, data: bytes, now_s: float) -> None:
         for servo in [each for each in self.servos if each.number == number]:
-            self.writes.append(ServoWrite(self.packets, now_s, number, address, data))
+            self.writes.append(ServoAccess(self.packets, now_s, number, address, data))
             servo.write(address, data)
+
+    def _read(self, servo: EmulatedServo, now_s: float, address: int, size: int) -> Packet:
+        data = servo.read(address, size)
+        self.reads.append(ServoAccess(self.packets, now_s, servo.number, address, data))
+        return Packet(servo.number, servo.error, data)
 
     def _damaged(self, data: bytes) -> bytes:
         faults = self.faults

@@ -98,7 +98,7 @@ def serial_ports() -> tuple[str, ...]:
 
 
 def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).splitlines()[0]
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error).partition("\n")[0]
 
 
 def _advice(port: str) -> str:

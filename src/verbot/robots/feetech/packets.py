@@ -46,7 +46,7 @@ class Packet:
         return HEADER + body + bytes([checksum(body)])
 
 
-def checksum(body: bytes) -> int:
+def checksum(body: bytes | bytearray) -> int:
     """Of the bytes between the header and the checksum: the complement of the low byte of their sum."""
     return ~sum(body) & 0xFF
 
@@ -73,7 +73,7 @@ class Replies:
     Args:
         servos: whose replies are expected.
         size: number of parameters of each.
-        echo: what was sent; adapters with one wire for both directions may return it first.
+        echo: what was sent, if the adapter may return it first, because it has one wire for both directions.
     """
 
     servos: Sequence[int]
@@ -95,9 +95,9 @@ class Replies:
     def feed(self, data: bytes) -> None:
         self._buffer += data
         self.received += len(data)
-        if self.echo and self._buffer.startswith(self.echo):
-            del self._buffer[: len(self.echo)]
-            self.received -= len(self.echo)
+        if self.echo and (start := self._buffer.find(self.echo)) >= 0:
+            del self._buffer[: start + len(self.echo)]
+            self.received -= start + len(self.echo)
             self.echo = b""
         for packet in self._packets():
             self.found.setdefault(packet.servo, packet)

@@ -98,6 +98,7 @@ FAULTS = {
     3: "the current is too high",
     5: "it is overloaded",
 }
+OVERLOAD = 1 << 5
 
 
 def faults_of(bits: int) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ _FACTORY = {
 class EmulatedServo:
     """An STS3215 that is new, unless its registers are set.
 
+    After an overload it stays where it is, until its goal lies the other way or its torque is turned on anew.
+
     Args:
         number: its id.
         shaft: where the shaft stands, in steps of the encoder, 0 to 4095, before the homing offset.
@@ -57,6 +59,7 @@ class EmulatedServo:
     _stored: bytes = b""
     _later: tuple[int, bytes] | None = None
     _pushing_s: float = 0.0
+    _pushes: int = 0  # in which direction it pushed
     _overloaded: bool = False
 
     def __post_init__(self) -> None:
@@ -122,7 +125,8 @@ class EmulatedServo:
         written = range(address, address + len(data))
         if registers.GOAL_POSITION.address in written and self.wakes_by_goal:
             self.memory[registers.TORQUE_ENABLE.address] = 1
-        if registers.TORQUE_ENABLE.address in written:
+        away = (self.get(registers.GOAL_POSITION) - self.present) * self._pushes <= 0
+        if registers.TORQUE_ENABLE.address in written or (registers.GOAL_POSITION.address in written and away):
             self._overloaded, self._pushing_s = False, 0.0
         self.number = self.get(registers.ID)
 
@@ -160,10 +164,12 @@ class EmulatedServo:
             distance -= moved - self.shaft
             blocked = moved == self.shaft and abs(distance) > 0.5 and moved in (self.low, self.high)
             self.shaft = moved
+            self._pushes = 1 if distance > 0 else -1
             self._push(step_s if blocked else 0.0)
             if self._overloaded:
                 return
-        self._push(seconds if self._pushing_s else 0.0)
+        if seconds > 0:  # it has arrived
+            self._push(0.0)
 
     def _push(self, seconds: float) -> None:
         """Time against an obstacle; after the protection time the servo gives way."""
