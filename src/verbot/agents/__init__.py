@@ -6,6 +6,8 @@ from verbot.agents.chunking import ChunkAgent
 from verbot.agents.color_alignment import ColorAlignmentAgent
 from verbot.agents.ensembling import EnsembleAgent
 from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
+from verbot.agents.guard import Guard, GuardedAgent
+from verbot.agents.guard_events import GuardConfig, GuardEvent, GuardResult
 from verbot.agents.holding import HoldAction, HoldAgent
 from verbot.agents.sampling import SamplingAgent
 
@@ -13,6 +15,11 @@ __all__ = [
     "GroundingMonitor",
     "ChunkAgent",
     "EnsembleAgent",
+    "Guard",
+    "GuardConfig",
+    "GuardEvent",
+    "GuardResult",
+    "GuardedAgent",
     "HoldAction",
     "HoldAgent",
     "Misalignment",

@@ -32,7 +32,7 @@ class HoldAction:
     def __init__(self, spec: RobotSpec):
         self._spec, self._slices = spec, spec.action_slices()
         self._low, self._high = spec.action_low(), spec.action_high()
-        self._sources = {c.name: source for c in spec.action if (source := _source(spec, c)) is not None}
+        self._sources = {c.name: source for c in spec.action if (source := measured_slice(spec, c)) is not None}
         for component in spec.action:
             _check_known(spec, component, self._sources)
 
@@ -176,7 +176,7 @@ class HoldAgent:
         return self._hold.of(self._held_state, self._last)
 
 
-def _source(spec: RobotSpec, component: Component) -> slice | None:
+def measured_slice(spec: RobotSpec, component: Component) -> slice | None:
     """Where the state holds the measured value of a target; None if that is not clear."""
     if component.kind not in TARGETS:
         return None

@@ -22,13 +22,13 @@ from verbot.agents.holding import RATES, TARGETS, HoldAction
 from verbot.envs import make_env
 from verbot.errors import ConfigError, RobotError
 from verbot.parallel.workers import Channel, serve
+from verbot.robots.cameras import Clock
 from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation, RobotSpec
 
 DELTAS = frozenset({"position_delta", "rotation_delta"})
 WATCHDOG_S = 0.25  # a velocity that is not commanded again becomes zero
 MARGIN_S = 0.02  # before the end of a period: when a step begins that no command began
-Clock = Callable[[], float]
 STOP = "stop"
 
 

@@ -12,6 +12,7 @@ from verbot.spec.arrays import (
     Memory,
     UInt8Array,
 )
+from verbot.spec.kinematics import ChainJoint, KinematicChain
 from verbot.spec.limits import MotionLimits, Workspace
 from verbot.spec.messages import ActionChunk, Observation, check_memory
 from verbot.spec.robot import BASE, TOOL, Camera, Component, EndEffector, RobotSpec
@@ -22,6 +23,7 @@ __all__ = [
     "ActionChunk",
     "BoolArray",
     "Camera",
+    "ChainJoint",
     "Component",
     "EndEffector",
     "Float64Array",
@@ -29,6 +31,7 @@ __all__ = [
     "FloatingArray",
     "Int32Array",
     "Int64Array",
+    "KinematicChain",
     "Memory",
     "MotionLimits",
     "Observation",

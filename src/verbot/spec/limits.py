@@ -10,7 +10,7 @@ from typing import Any
 from verbot.errors import SpecError
 from verbot.spec.checks import check_name, is_finite
 
-_BOUNDS = ("step", "velocity", "acceleration", "jerk")
+_BOUNDS = ("step", "velocity", "acceleration", "jerk", "lead")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class MotionLimits:
         velocity: in units a second.
         acceleration: in units a second².
         jerk: in units a second³.
+        lead: how far the target may be from the measured value. An absolute target is kept that near. Of a delta or a velocity
+            it says how far the robot lets its target run ahead; None stands for twice the distance that it needs to stop.
     """
 
     component: str
@@ -36,6 +38,7 @@ class MotionLimits:
     velocity: tuple[float, ...] | None = None
     acceleration: tuple[float, ...] | None = None
     jerk: tuple[float, ...] | None = None
+    lead: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         check_name("component", self.component)

@@ -12,6 +12,7 @@ import numpy as np
 from verbot.errors import SpecError
 from verbot.spec.arrays import FloatArray
 from verbot.spec.checks import check_camera, check_members, check_name, check_range, check_rate, check_texts
+from verbot.spec.kinematics import KinematicChain, check_chains
 from verbot.spec.limits import MotionLimits, Workspace, check_age, check_limits
 
 BASE = "base"  # the frame of the robot's base
@@ -20,7 +21,7 @@ TOOL = "tool"  # the frame of the end effector of a robot that has one
 _TOOL_STATE = ("position", "quaternion", "gripper")
 _TOOL_ACTION = ("position", "quaternion", "position_delta", "rotation_delta", "joint_position", "joint_velocity", "gripper")
 
-_OPTIONAL = ("groups", "frames", "limits", "workspaces", "max_age_s")
+_OPTIONAL = ("groups", "frames", "limits", "workspaces", "max_age_s", "chains")
 
 CAMERA_KINDS = ("color", "depth")
 KINDS = (
@@ -129,6 +130,7 @@ class RobotSpec:
         frames: further frames that cameras are mounted in, e.g. ``"head"``, whose pose no state component holds.
         limits, workspaces: how far and how fast it may be commanded. They do not make it another robot: equality leaves them out.
         max_age_s: a robot is held rather than moved by an older observation.
+        chains: where the joints are, for the position of an end effector that joints move. Equality leaves this out too.
 
     Example:
         >>> gripper = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,))
@@ -147,6 +149,7 @@ class RobotSpec:
     limits: tuple[MotionLimits, ...] = field(default=(), compare=False)
     workspaces: tuple[Workspace, ...] = field(default=(), compare=False)
     max_age_s: float | None = field(default=None, compare=False)
+    chains: tuple[KinematicChain, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_texts("the name of the robot", (self.name,))
@@ -170,7 +173,9 @@ class RobotSpec:
                     f"its frames are {', '.join(known)}"
                 )
         sizes = {component.name: component.size for component in self.action}
-        check_limits(self.name, sizes, [each.name for each in self.end_effectors], self.limits, self.workspaces)
+        end_effectors = [each.name for each in self.end_effectors]
+        check_limits(self.name, sizes, end_effectors, self.limits, self.workspaces)
+        check_chains(self.name, {c.name: (c.kind, c.unit, c.axes) for c in self.action}, end_effectors, self.chains)
         check_age(self.name, self.max_age_s)
 
     @property
@@ -271,6 +276,7 @@ class RobotSpec:
                 limits=tuple(MotionLimits(**_tuples(each)) for each in dict(record).get("limits", ())),
                 workspaces=tuple(Workspace(**_tuples(each)) for each in dict(record).get("workspaces", ())),
                 max_age_s=dict(record).get("max_age_s"),
+                chains=tuple(KinematicChain.from_json(each) for each in dict(record).get("chains", ())),
             )
         except SpecError:
             raise
