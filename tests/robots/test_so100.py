@@ -1,0 +1,399 @@
+"""SO-100 and SO-101 on emulated servos: no jump, no wrong goal, faults by name, calibrations, and a leader that is followed."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from verbot.contracts import AgingRobot, Calibrated, LeaderArm
+from verbot.errors import ConfigError, CorruptFileError, RobotError
+from verbot.robots import leaders, make_leader, make_robot, robots
+from verbot.robots.feetech import EmulatedLine, LineFaults, PseudoTerminal, registers
+from verbot.robots.feetech.emulator import ManualClock
+from verbot.robots.so100_arm import emulated_arm, waving
+from verbot.robots.so100_calibration import DEFAULT, JOINTS, ArmCalibration, JointCalibration, load_calibration
+from verbot.spec import RobotSpec
+
+PLACE, GOAL, TORQUE = registers.PRESENT_POSITION, registers.GOAL_POSITION, registers.TORQUE_ENABLE
+
+
+class Arm:
+    """Emulated servos on a clock that takes no time, and the file of their calibration."""
+
+    def __init__(self, folder, calibration=DEFAULT, hand=None):
+        self.clock, self.path = ManualClock(), folder / "arm.json"
+        self.bus = emulated_arm(calibration, hand)
+        DEFAULT.save(self.path, "so101")
+
+    def port(self):
+        return EmulatedLine(self.bus, self.clock, self.clock.sleep)
+
+    def robot(self, **options):
+        return make_robot("so101", port=self.port, **{"calibration": str(self.path)} | options)
+
+    def leader(self, **options):
+        return make_leader("so101", port=self.port, **{"calibration": str(self.path)} | options)
+
+    def wait(self, seconds):
+        self.clock.sleep(seconds)
+        self.bus.advance(self.clock())
+
+    def get(self, register):
+        return {servo.number: servo.get(register) for servo in self.bus.servos}
+
+    @property
+    def places(self):
+        return {servo.number: servo.present for servo in self.bus.servos}
+
+
+@pytest.fixture
+def arm(tmp_path):
+    return Arm(tmp_path)
+
+
+def move(robot, arm, target, seconds=3.0):
+    """Play a loop of `seconds`; returns the last observation."""
+    for _ in range(round(seconds * robot.spec.rate_hz)):
+        robot.act(np.asarray(target, np.float32))
+        arm.wait(1 / robot.spec.rate_hz)
+        observation = robot.observe()
+    return observation
+
+
+def test_the_robot_and_its_leader_are_there_by_name():
+    assert {"so100", "so101"} <= set(robots.names()) and {"so100", "so101"} <= set(leaders.names())
+    for name in ("so100", "so101"):
+        robot = make_robot(name, port="emulated")
+        assert isinstance(robot, AgingRobot) and isinstance(robot, Calibrated) and robot.spec.name == name
+        leader = make_leader(name, port="emulated")
+        assert isinstance(leader, LeaderArm) and isinstance(leader, Calibrated)
+
+
+def test_the_spec_has_the_calibrated_ranges_and_limits(arm):
+    spec = arm.robot(velocity=2.0).spec
+    assert (spec.rate_hz, spec.action_size, spec.state_size) == (30.0, 6, 6)
+    assert spec.action[0].axes == JOINTS[:-1] and spec.action[0].unit == "rad"
+    assert spec.action[0].high[0] == pytest.approx((3299 - 795) / 2 * 2 * np.pi / 4096, abs=1e-6)
+    joints, gripper = spec.limits
+    assert joints.high == spec.action[0].high and joints.velocity == (2.0,) * 5 and gripper.high == (1.0,)
+    assert spec.max_age_s and RobotSpec.from_json(spec.to_json()) == spec
+
+
+def test_nothing_jumps_at_connect_and_an_arm_that_holds_keeps_its_goal(arm):
+    for number, place in ((1, 2500), (2, 1000), (6, 1500)):
+        arm.bus.servo(number).shaft = place + arm.bus.servo(number).get(registers.HOMING_OFFSET)
+    before, robot = arm.places, arm.robot()
+    robot.connect()
+    arm.wait(0.5)
+    assert arm.places == before and set(arm.get(TORQUE).values()) == {1}
+    first = {(write.servo, write.address): index for index, write in reversed(list(enumerate(arm.bus.writes)))}
+    assert all(first[servo, GOAL.address] < first[servo, TORQUE.address] for servo in before)
+    observation = robot.observe()
+    observation.check(robot.spec)
+    np.testing.assert_allclose(observation.state, DEFAULT.values(before), atol=1e-6)
+    robot.close()
+    assert set(arm.get(TORQUE).values()) == {1}, "the arm holds"
+    arm.bus.servo(2).shaft -= 20  # it sinks below its goal
+    goals = arm.get(GOAL)
+    robot.connect()
+    assert arm.get(GOAL) == goals, "it would sink further with each connection"
+    robot.close()
+
+
+def test_an_action_is_reached_and_stays_in_the_calibrated_ranges(arm):
+    robot = arm.robot()
+    robot.connect()
+    target = np.array([0.5, -0.7, 0.3, 0.2, -1.0, 0.25], np.float32)
+    np.testing.assert_allclose(move(robot, arm, target).state, target, atol=0.002)
+    assert robot.ages_s()["state"] >= 0 and robot.statistics.errors == 0
+    move(robot, arm, np.full(6, 9.0))
+    assert arm.places == {joint.id: joint.range_max for joint in DEFAULT.joints}
+    for bad in ([np.nan] * 6, [0.0] * 5, [np.inf] * 6):
+        with pytest.raises(RobotError, match="expected 6 finite numbers"):
+            robot.act(np.array(bad, np.float32))
+    assert arm.get(GOAL) == {joint.id: joint.range_max for joint in DEFAULT.joints}
+    robot.close()
+
+
+def test_the_servos_themselves_are_not_faster_than_the_limit(arm):
+    robot = arm.robot(velocity=1.0)
+    robot.connect()
+    robot.act(np.array([1.5, 0, 0, 0, 0, 0.5], np.float32))
+    start = arm.places[1]
+    arm.wait(0.5)
+    assert 0 < arm.places[1] - start <= 0.5 * 4096 / (2 * np.pi) + 1
+    robot.close()
+
+
+def test_stop_holds_the_place_but_lets_a_grip_be(arm):
+    robot = arm.robot()
+    robot.connect()
+    arm.bus.servo(6).low = arm.bus.servo(6).shaft - 50  # an object between the fingers
+    robot.act(np.array([1.5, -1.0, 0, 0, 0, 0.0], np.float32))
+    arm.wait(0.6)
+    robot.stop()
+    held = arm.places
+    arm.wait(1.0)
+    assert all(abs(arm.places[servo] - held[servo]) < 140 for servo in held)  # it slows down and comes back
+    assert {servo: goal for servo, goal in arm.get(GOAL).items() if servo != 6}.items() <= arm.places.items()
+    assert arm.get(GOAL)[6] == 1421, "the gripper keeps closing on what it holds"
+    writes = len(arm.bus.writes)
+    robot.stop()
+    assert len(arm.bus.writes) == writes
+    robot.close()
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_close_holds_or_lets_the_arm_sink_slowly(arm, release):
+    robot = arm.robot(release=release)
+    robot.connect()
+    robot.close()
+    robot.close()
+    assert set(arm.get(TORQUE).values()) == {int(not release)}
+    limits = [w.data for w in arm.bus.writes if (w.servo, w.address) == (1, registers.TORQUE_LIMIT.address)]
+    assert [registers.TORQUE_LIMIT.decode(data) for data in limits] == ([*range(900, 0, -100), 1000] if release else [])
+    with pytest.raises(RobotError, match="not connected; call connect first"):
+        robot.observe()
+
+
+def test_settings_are_written_once(arm):
+    robot = arm.robot()
+    robot.connect()
+    robot.close()
+    assert set(arm.get(registers.P_COEFFICIENT).values()) == {16} and arm.get(registers.MAX_TORQUE)[6] == 500
+    written = len(arm.bus.writes)
+    robot.connect()
+    stored = [write for write in arm.bus.writes[written:] if write.address < 40 or write.address == registers.LOCK.address]
+    assert not stored, "memory that wears out is left alone"
+    robot.close()
+
+
+def place_outside(servo):
+    servo.high, servo.shaft = 4000.0, 3800.0
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda arm: arm.bus.servos.clear(), "no servo answers on the emulator; is the arm's power supply on"),
+        (lambda arm: arm.bus.servos.pop(2), r"'elbow_flex' \(servo 3\) on the emulator does not answer; check the cable"),
+        (lambda arm: arm.bus.servo(4).set(registers.MODEL, 1284), r"'wrist_flex' \(servo 4\) is of model 1284"),
+        (lambda arm: setattr(arm.bus.servo(1), "voltage", 122), r"'shoulder_pan' \(servo 1\) has 12.2 V; it takes 4.0 to 8.0 V"),
+        (lambda arm: setattr(arm.bus.servo(5), "temperature", 80), r"'wrist_roll' \(servo 5\): it is too hot"),
+        (
+            lambda arm: arm.bus.servo(2).set(registers.HOMING_OFFSET, 7),
+            r"'shoulder_lift' \(servo 2\) holds Homing_Offset 7, and .*arm.json says 340 .*on_mismatch=write",
+        ),
+        (lambda arm: place_outside(arm.bus.servo(1)), r"'shoulder_pan' \(servo 1\) stands 55° outside its calibrated range"),
+        (lambda arm: arm.path.unlink(), "there is no calibration at .*; run `verbot robot calibrate so101"),
+    ],
+)
+def test_an_arm_that_is_not_right_is_not_moved(arm, break_it, message):
+    break_it(arm)
+    with pytest.raises(RobotError, match=message):
+        arm.robot().connect()
+    assert not any(write.address in (GOAL.address, TORQUE.address) for write in arm.bus.writes)
+
+
+def test_the_calibration_of_the_file_can_be_written_into_the_servos(arm):
+    arm.bus.servo(2).set(registers.HOMING_OFFSET, 7)
+    robot = arm.robot(on_mismatch="write")
+    robot.connect()
+    robot.close()
+    assert arm.get(registers.HOMING_OFFSET)[2] == 340
+    with pytest.raises(ConfigError, match="on_mismatch is 'maybe'; expected one of refuse, write"):
+        arm.robot(on_mismatch="maybe")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda servo: setattr(servo, "temperature", 80), r"'elbow_flex' \(servo 3\): it is too hot"),
+        (lambda servo: setattr(servo, "voltage", 30), r"'elbow_flex' \(servo 3\): the supply voltage is out of range"),
+        (lambda servo: servo.power_cycle(), r"'elbow_flex' \(servo 3\) has lost its torque: it restarted"),
+        (lambda servo: setattr(servo, "number", 9), r"'elbow_flex' \(servo 3\) on the emulator does not answer"),
+    ],
+)
+def test_what_happens_to_a_joint_on_the_way_is_named(arm, break_it, message):
+    robot = arm.robot()
+    robot.connect()
+    robot.observe()
+    break_it(arm.bus.servo(3))
+    with pytest.raises(RobotError, match=message):
+        robot.observe()
+    robot.close()
+
+
+def test_an_arm_joint_that_is_overloaded_is_a_fault_and_a_grip_is_none(arm):
+    robot = arm.robot()
+    robot.connect()
+    gripper, shoulder = arm.bus.servo(6), arm.bus.servo(1)
+    gripper.low = gripper.shaft - 20
+    rest = robot.observe().state
+    observation = move(robot, arm, [*rest[:5], 0.0], seconds=4.0)
+    assert gripper.error == registers.OVERLOAD and observation.state[5] > 0.5
+    assert move(robot, arm, [*rest[:5], 1.0], seconds=2.0).state[5] == pytest.approx(1.0, abs=0.01)
+    shoulder.high = shoulder.shaft + 20
+    with pytest.raises(RobotError, match=r"'shoulder_pan' \(servo 1\): it is overloaded"):
+        move(robot, arm, [1.0, *rest[1:]], seconds=4.0)
+    robot.close()
+
+
+def test_a_goal_that_changed_by_itself_is_sent_again(arm):
+    robot = arm.robot()
+    robot.connect()
+    before = arm.get(GOAL)
+    arm.bus.servo(4).write(GOAL.address, GOAL.encode(1200))
+    robot.observe()
+    assert arm.get(GOAL) == before
+    robot.close()
+
+
+def test_a_bad_line_moves_nothing_wrong(arm):
+    robot = arm.robot()
+    robot.connect()
+    arm.bus.damage(LineFaults(corrupt=0.01, lose=0.002, duplicate=0.002), seed=1)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        action = rng.uniform(robot.spec.action_low(), robot.spec.action_high()).astype(np.float32)
+        robot.act(action)
+        assert arm.get(GOAL) == DEFAULT.steps(action)
+        robot.observe()
+        arm.wait(0.02)
+    assert robot.statistics.errors > 20
+    robot.close()
+
+
+def test_a_lost_port_is_named_and_closes(tmp_path):
+    arm = Arm(tmp_path)
+    with PseudoTerminal(arm.bus) as path:
+        robot = make_robot("so100", port=path, calibration=str(arm.path))
+        robot.connect()
+        state = robot.observe().state
+        robot.act(state)
+        assert arm.get(GOAL) == DEFAULT.steps(state)
+    with pytest.raises(RobotError, match="serial port .* is lost .* servos keep their last goal"):
+        robot.observe()
+    robot.close()
+    with pytest.raises(RobotError, match="cannot be opened"):
+        robot.connect()
+
+
+def test_a_joint_can_run_the_other_way():
+    joint = JointCalibration(1, 1, 0, 1000, 3000)
+    assert joint.angle(3000) == pytest.approx(-joint.half_range) and joint.steps_of_angle(-9.0) == 3000
+    assert joint.opening(1000) == 1.0 and joint.steps_of_opening(0.0) == 3000
+
+
+def test_calibrations_come_back_from_files_of_verbot_and_of_lerobot(tmp_path):
+    DEFAULT.save(tmp_path / "own.json", "so101")
+    assert load_calibration(tmp_path / "own.json", "") == DEFAULT
+    plain = json.loads((tmp_path / "own.json").read_text())["joints"]
+    assert list(plain["gripper"]) == ["id", "drive_mode", "homing_offset", "range_min", "range_max"]
+    (tmp_path / "lerobot.json").write_text(json.dumps(plain))
+    assert load_calibration(tmp_path / "lerobot.json", "") == DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda joints: joints.pop("gripper"), "expected shoulder_pan, .*gripper"),
+        (lambda joints: joints["gripper"].pop("id"), "joint gripper is .* expected id, drive_mode"),
+        (lambda joints: joints["gripper"].update(range_max=10), "joint gripper: range_max of a calibrated joint is 10"),
+        (lambda joints: joints["gripper"].update(homing_offset=1.5), "homing_offset of a calibrated joint is 1.5"),
+        (lambda joints: joints["gripper"].update(id=1), "expected six different ones"),
+    ],
+)
+def test_a_damaged_calibration_is_an_error_of_its_file(tmp_path, change, message):
+    joints = {name: vars(joint).copy() for name, joint in DEFAULT.named().items()}
+    change(joints)
+    (tmp_path / "arm.json").write_text(json.dumps(joints))
+    with pytest.raises(CorruptFileError, match=message):
+        load_calibration(tmp_path / "arm.json", "")
+
+
+def sweeping(arm, share=1.0, skip=()):
+    """What a person does when asked: the arm in the middle, then from end to end."""
+    asked = []
+
+    def ask(text):
+        asked.append(text)
+        if len(asked) == 2:
+            hand = waving(DEFAULT, share, period_s=2.0)
+            arm.bus.hand = lambda servo, time_s: None if servo in skip else hand(servo, time_s)
+            until_s = arm.clock() + 4.0
+            while arm.clock() < until_s:
+                time.sleep(0.001)
+        else:
+            arm.bus.hand = waving(DEFAULT, 0.0)
+
+    ask.asked = asked
+    return ask
+
+
+def test_a_person_calibrates_an_arm(arm):
+    for servo in arm.bus.servos:
+        servo.set(registers.HOMING_OFFSET, 0)
+        servo.set(registers.MIN_POSITION, 500)
+    arm.path.unlink()
+    robot = arm.robot()
+    ask = sweeping(arm)
+    assert robot.calibrate(ask) == str(arm.path) and len(ask.asked) == 2
+    found = load_calibration(arm.path, "")
+    for joint, true in zip(found.joints, DEFAULT.joints, strict=True):
+        assert abs(joint.homing_offset - (true.homing_offset + true.middle - 2047)) <= 1
+        assert abs(joint.range_max - joint.range_min - (true.range_max - true.range_min)) <= 24  # the mechanical ends lie beyond
+    arm.bus.hand = lambda servo, time_s: None
+    robot.connect()
+    np.testing.assert_allclose(move(robot, arm, [0.2] * 5 + [0.5]).state, [0.2] * 5 + [0.5], atol=0.002)
+    robot.close()
+
+
+@pytest.mark.parametrize(
+    ("share", "skip", "message"),
+    [(1.0, (3,), r"'elbow_flex' \(servo 3\) was moved by 0° only"), (0.05, (), "'shoulder_pan' .* was moved by 11° only")],
+)
+def test_a_calibration_that_makes_no_sense_leaves_everything_as_it_was(arm, share, skip, message):
+    before, file = arm.get(registers.HOMING_OFFSET) | arm.get(registers.MIN_POSITION), arm.path.read_bytes()
+    with pytest.raises(RobotError, match=message):
+        arm.robot().calibrate(sweeping(arm, share, skip))
+    assert arm.get(registers.HOMING_OFFSET) | arm.get(registers.MIN_POSITION) == before and arm.path.read_bytes() == file
+
+
+def test_a_calibration_that_is_interrupted_leaves_everything_as_it_was(arm):
+    before = arm.get(registers.HOMING_OFFSET)
+
+    def interrupted(text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        arm.robot().calibrate(interrupted)
+    assert arm.get(registers.HOMING_OFFSET) == before
+
+
+def test_a_follower_mirrors_its_leader(tmp_path):
+    (tmp_path / "leader").mkdir()
+    other = ArmCalibration(
+        tuple(
+            JointCalibration(joint.id, 0, -joint.homing_offset, joint.range_min // 2, joint.range_max // 2 + 900)
+            for joint in DEFAULT.joints
+        )
+    )
+    follower, lead = Arm(tmp_path), Arm(tmp_path / "leader", other, hand=waving(other, 0.4))
+    other.save(lead.path, "so101")
+    robot, leader = follower.robot(), lead.leader(follower=str(follower.path))
+    robot.connect()
+    leader.connect()
+    assert set(lead.get(TORQUE).values()) == {0}
+    for _ in range(8):
+        lead.wait(0.5)
+        wanted = leader.read()
+        np.testing.assert_allclose(wanted, np.clip(other.values(lead.places), DEFAULT.low(), DEFAULT.high()), atol=1e-6)
+        np.testing.assert_allclose(move(robot, follower, wanted, seconds=1.5).state, wanted, atol=0.003)
+    assert not any(write.address == GOAL.address for write in lead.bus.writes), "a goal would turn the torque on"
+    leader.close()
+    leader.close()
+    robot.close()
+    with pytest.raises(RobotError, match="not connected"):
+        leader.read()
