@@ -1,11 +1,13 @@
-"""A robot's drivers in a process of their own, for tests/robots/test_ros2_loop.py: types declared here, values converted by Cyclone DDS.
+"""A robot's drivers in a process of their own, for tests/robots/test_ros2_loop.py.
 
-Nothing of verbot is used, so both sides agree only if both speak as ROS 2 does. It reads one line of JSON at a time:
-``{"say": "…"}`` publishes an instruction, ``{"stamp": false}`` repeats the stamp of the camera, ``{"heard": true}`` answers with the
-commands since the last time, ``{"quiet": true}`` ends the pictures. It ends with its input, and after 60 s at the latest.
+Nothing of verbot is used: types are declared here, and Cyclone DDS converts them value by value, so both sides agree only if both
+speak as ROS 2 does. It reads orders in JSON, one a line, and ends with its input, after 60 s at the latest:
+``{"say": "…"}`` publishes an instruction, ``{"stamp": false}`` repeats one stamp in the pictures, ``{"quiet": true}`` ends them,
+``{"bad": "…"}`` publishes a picture that is wrong in one way, ``{"heard": true}`` answers with the commands since the last time.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -164,7 +166,7 @@ class Drivers:
     """Cameras of 8×6 pixels whose pictures carry their number, joints that obey at once, and what was commanded."""
 
     def __init__(self, domain: int):
-        self._domain = Domain(domain, CONFIG)
+        self._domain = Domain(domain, f"{CONFIG},{os.environ['CYCLONEDDS_URI']}")
         self._participant = DomainParticipant(domain)
         self.front = self._writer("rt/front/image_raw", Image, SENSOR)
         self.joints = [self._writer("rt/joint_states", JointState, DEFAULT) for _ in range(2)]
@@ -195,16 +197,26 @@ class Drivers:
         self.pose.write(PoseStamped(Header(Time(), "base_link"), Pose(Point(0.4, 0.0, 0.3), Quaternion(0.0, 0.6, 0.0, 0.8))))
         self.take()
 
+    def bad(self, how):
+        size = {"dimensions": (4_000_000, 4_000_000)}.get(how, (6, 8))
+        encoding, step = "rgb9" if how == "encoding" else "rgb8", 7 if how == "step" else 24
+        self.front.write(Image(Header(), *size, encoding, 0, step, bytes(24 * (3 if how == "length" else 6))))
+
+    @staticmethod
+    def new(reader):
+        """Without the notes that a writer left."""
+        return [sample for sample in reader.take(20) if sample.sample_info.valid_data]
+
     def take(self):
-        for sample in self.arm.take(20):
+        for sample in self.new(self.arm):
             point = sample.points[0]
             self.positions |= dict(zip(sample.joint_names, point.positions, strict=True))
             after = point.time_from_start.sec + point.time_from_start.nanosec / 1e9
             self.heard.append(["arm", sample.joint_names, point.positions, after, sample.header.stamp.sec])
-        for sample in self.base.take(20):
+        for sample in self.new(self.base):
             twist = sample.twist
             self.heard.append(["base", sample.header.frame_id, twist.linear.x, twist.linear.y, twist.angular.z])
-        for sample in self.hand.take(20):
+        for sample in self.new(self.hand):
             self.positions["finger"] = sample.data[0]
             self.heard.append(["hand", sample.data])
 
@@ -219,9 +231,11 @@ def main(domain: int) -> None:
                 drivers.words.write(String(order["say"]))
             drivers.is_stamped = order.get("stamp", drivers.is_stamped)
             drivers.is_quiet = order.get("quiet", drivers.is_quiet)
+            if "bad" in order:
+                drivers.bad(order["bad"])
             if "heard" in order:
-                drivers.heard, told = [], drivers.heard
-                print(json.dumps(told), flush=True)
+                drivers.heard, text = [], drivers.heard
+                print(json.dumps(text), flush=True)
         over.set()
 
     threading.Thread(target=obey, daemon=True).start()

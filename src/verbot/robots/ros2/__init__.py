@@ -98,9 +98,9 @@ class Ros2Robot:
             deadline_s = time.monotonic() + self._config.connect_timeout_s
             while incomplete := self._incomplete():
                 if time.monotonic() >= deadline_s:
-                    told = "; ".join(f"{each.endpoint}: {self._why(each)}" for each in incomplete)
+                    text = "; ".join(f"{each.endpoint}: {self._why(each)}" for each in incomplete)
                     waited = f"{self._config.connect_timeout_s:g} s"
-                    raise RobotError(f"robot {self._spec.name!r} is not complete after {waited}: {told}")
+                    raise RobotError(f"robot {self._spec.name!r} is not complete after {waited}: {text}")
                 connection.wait(POLL_S)
         except BaseException:
             self._connection = None

@@ -24,7 +24,7 @@ TWIST_FIELDS = tuple(f"{part}.{axis}" for part in ("linear", "angular") for axis
 
 Reliability = Literal["best_effort", "reliable"]
 Durability = Literal["volatile", "transient_local"]
-Kind = Literal[
+ComponentKind = Literal[
     "position", "position_delta", "rotation_delta", "quaternion", "joint_position", "joint_velocity", "velocity", "gripper",
     "discrete", "other",
 ]  # fmt: skip
@@ -54,7 +54,7 @@ class CameraTopic:
         name: the camera of the spec.
         height, width: of the spec's pictures, in pixels.
         kind: ``"depth"`` gives meters (16UC1 in millimeters, 32FC1 in meters, unless `meters_per_unit` says otherwise).
-        resize: how pictures of another size become height × width: ``"stretch"`` scales both sides, ``"crop"`` cuts the middle of
+        resize: how pictures of another size become height × width: ``"scale"`` scales both sides, ``"crop"`` cuts the middle of
             the wanted proportions first. Without it they are refused.
         color: the order of colors where the encoding does not state it (8UC3, 8UC4).
     """
@@ -65,7 +65,7 @@ class CameraTopic:
     width: int
     type: Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"] = IMAGE
     kind: Literal["color", "depth"] = "color"
-    resize: Literal["stretch", "crop"] | None = None
+    resize: Literal["scale", "crop"] | None = None
     color: Literal["rgb", "bgr"] | None = None
     meters_per_unit: float | None = None
     intrinsics: tuple[float, ...] | None = None
@@ -101,7 +101,7 @@ class StateTopic:
     high: tuple[float, ...] = ()
     type: Literal["sensor_msgs/msg/JointState", "geometry_msgs/msg/PoseStamped"] = JOINT_STATE
     field: Literal["position", "velocity", "effort", "orientation"] = "position"
-    kind: Kind | None = None
+    kind: ComponentKind | None = None
     joints: tuple[str, ...] = ()
     unit: str | None = None
     frame: str = "base"
@@ -165,7 +165,7 @@ class ActionTopic:
     ]  # fmt: skip
     low: tuple[float, ...]
     high: tuple[float, ...]
-    kind: Kind | None = None
+    kind: ComponentKind | None = None
     joints: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     unit: str | None = None
@@ -204,7 +204,7 @@ class ActionTopic:
         return self.fields if self.is_twist else self.joints
 
     @property
-    def kind_of(self) -> Kind:
+    def kind_of(self) -> ComponentKind:
         return self.kind or ("velocity" if self.is_twist else "joint_position")
 
     @property

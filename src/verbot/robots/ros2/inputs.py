@@ -18,7 +18,7 @@ from verbot.data.importers.ros_messages import stamp_ns
 from verbot.errors import DataError
 from verbot.robots.ros2.config import IMAGE, JOINT_STATE, CameraTopic, StateTopic
 from verbot.robots.ros2.dds import Arrival, Endpoint
-from verbot.robots.ros2.messages import decode
+from verbot.robots.ros2.messages import decode_cdr
 from verbot.spec import Float64Array
 from verbot.text import text_problem
 
@@ -111,7 +111,7 @@ class ImageInput:
     def take(self, arrivals: Sequence[Arrival]) -> None:
         for arrival in arrivals[-1:]:
             try:
-                message = decode(arrival.data, self.camera.type)
+                message = decode_cdr(arrival.data, self.camera.type)
                 self.value = self._picture(message)
             except DataError as error:
                 reject(self.rejected, error)
@@ -145,7 +145,7 @@ class ImageInput:
         if self.camera.resize is None and tuple(size) != wanted:
             raise DataError(
                 f"it is {size[1]}×{size[0]} (width × height), and camera {self.camera.name!r} is {wanted[1]}×{wanted[0]}; set "
-                "height and width to its size, or resize to 'stretch' or 'crop'"
+                "height and width to its size, or resize to 'scale' or 'crop'"
             )
 
 
@@ -180,7 +180,7 @@ class JointInput:
                 return
 
     def _read(self, data: bytes) -> tuple[dict[tuple[str, str], float], Any]:
-        message, found = decode(data, JOINT_STATE), dict[tuple[str, str], float]()
+        message, found = decode_cdr(data, JOINT_STATE), dict[tuple[str, str], float]()
         places = {name: place for place, name in enumerate(message.name)}
         if len(places) != len(message.name):
             raise DataError("it names a joint twice")
@@ -219,7 +219,7 @@ class PoseInput:
     def take(self, arrivals: Sequence[Arrival]) -> None:
         for arrival in arrivals[-1:]:
             try:
-                message = decode(arrival.data, self.endpoint.type)
+                message = decode_cdr(arrival.data, self.endpoint.type)
                 self._known = self._read(message)
             except DataError as error:
                 reject(self.rejected, error)
@@ -253,7 +253,7 @@ def reject(rejected: Rejected, error: DataError) -> None:
 
 def sentence(data: bytes, message_type: str) -> str:
     """The instruction in a message. Raises `DataError` for one that is empty, too long, or holds control characters."""
-    text = decode(data, message_type).data.strip()
+    text = decode_cdr(data, message_type).data.strip()
     if not text or len(text) > LONGEST_INSTRUCTION:
         raise DataError(f"it has {len(text)} characters; expected a sentence of 1 to {LONGEST_INSTRUCTION}")
     if problem := text_problem(text):
@@ -270,13 +270,12 @@ def resized(image: np.ndarray, size: tuple[int, int], crop: bool) -> np.ndarray:
     from PIL import Image
 
     (height, width), (high, wide) = image.shape[:2], size
-    box = (0.0, 0.0, float(width), float(height))
     if crop:
-        kept_w, kept_h = min(width, height * wide / high), min(height, width * high / wide)
-        left, top = (width - kept_w) / 2, (height - kept_h) / 2
-        box = (left, top, left + kept_w, top + kept_h)
+        kept_h, kept_w = min(height, max(1, round(width * high / wide))), min(width, max(1, round(height * wide / high)))
+        top, left = (height - kept_h) // 2, (width - kept_w) // 2
+        image = image[top : top + kept_h, left : left + kept_w]
     how = Image.Resampling.NEAREST if image.ndim == 2 else Image.Resampling.BILINEAR  # widened to all pixels where it shrinks
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((wide, high), how, box))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((wide, high), how))
 
 
 def inputs_of(cameras: Sequence[CameraTopic], state: Sequence[StateTopic], use_stamps: bool) -> tuple[

@@ -58,12 +58,12 @@ def header(stamp_ns: int = 0, frame_id: str = "") -> Any:
     )
 
 
-def encode(message: Any, message_type: str) -> bytes:
+def encode_cdr(message: Any, message_type: str) -> bytes:
     """CDR, little-endian, with its header of 4 bytes."""
     return bytes(_store().serialize_cdr(message, message_type, little_endian=True))
 
 
-def decode(data: bytes, message_type: str) -> Any:
+def decode_cdr(data: bytes, message_type: str) -> Any:
     """The message in CDR of either byte order; its arrays are views of `data`. Raises `DataError` for any other bytes."""
     from rosbags.serde import SerdeError
 

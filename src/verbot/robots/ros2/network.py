@@ -70,5 +70,6 @@ def cyclone_xml(network: DdsNetwork, further: str = "") -> str:
     discovery = "<ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>"
     discovery = f"<Discovery>{discovery}<Peers>{peers}</Peers></Discovery>" if peers else ""
     internal = f"<SocketReceiveBufferSize max='{RECEIVE_BUFFER}'/><MaxSampleSize>{LARGEST_SAMPLE}</MaxSampleSize>"
+    internal += "<WriterLingerDuration>0 s</WriterLingerDuration>"  # `DdsConnection.close` waits, once for all
     own = f"<General>{general}</General>{discovery}<Internal>{internal}</Internal>"
     return f"<CycloneDDS><Domain>{own}</Domain></CycloneDDS>,{further}".rstrip(",")

@@ -9,12 +9,12 @@ import numpy as np
 
 from verbot.robots.ros2.config import TRAJECTORY, TWIST, TWIST_FIELDS, TWIST_STAMPED, ActionTopic
 from verbot.robots.ros2.dds import Endpoint
-from verbot.robots.ros2.messages import encode, header, make
+from verbot.robots.ros2.messages import encode_cdr, header, make
 from verbot.spec import Float64Array, FloatArray
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputPart:
     """A component of the action on a topic, and its place in the action vector."""
 
     topic: ActionTopic
@@ -28,7 +28,7 @@ class Output:
         period_s: of control; a trajectory takes so long to its point unless the configuration says otherwise.
     """
 
-    def __init__(self, parts: Sequence[Part], period_s: float):
+    def __init__(self, parts: Sequence[OutputPart], period_s: float):
         self.parts, first = tuple(parts), parts[0].topic
         self.type, self.frame_id, self.is_required = first.type, first.frame_id, first.require_subscriber
         self.endpoint = Endpoint(first.topic, first.type, first.reliability, first.durability)
@@ -69,7 +69,7 @@ class Output:
         else:
             layout = make("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
             message = make(self.type, layout=layout, data=numbers)
-        return encode(message, self.type)
+        return encode_cdr(message, self.type)
 
     def _trajectory(self, numbers: Float64Array) -> object:
         """One point. The stamp is 0: it begins at once, whatever the other computer's clock says."""
@@ -99,10 +99,10 @@ class Output:
 
 def outputs_of(action: Sequence[ActionTopic], rate_hz: float) -> dict[str, Output]:
     """The outputs by topic; components of one topic in their order."""
-    parts, start = dict[str, list[Part]](), 0
+    parts, start = dict[str, list[OutputPart]](), 0
     for each in action:
         stop = start + len(each.axes)
-        parts.setdefault(each.topic, []).append(Part(each, slice(start, stop)))
+        parts.setdefault(each.topic, []).append(OutputPart(each, slice(start, stop)))
         start = stop
     return {topic: Output(members, 1 / rate_hz) for topic, members in parts.items()}
 
