@@ -163,6 +163,18 @@ class LeaderArm(Protocol):
 
 
 @runtime_checkable
+class InstructedRobot(Robot, Protocol):
+    """A robot through which people give instructions, such as one with a topic of sentences.
+
+    It does not know what they mean: the loop asks for them and resets its agent.
+    """
+
+    def next_instruction(self) -> str | None:
+        """The newest sentence that came since the last call; None if none did."""
+        ...
+
+
+@runtime_checkable
 class Env(Protocol):
     """A robot that can be set up and stepped: a Gymnasium environment that states its `RobotSpec`.
 
