@@ -7,6 +7,8 @@ from verbot.agents.color_alignment import ColorAlignmentAgent
 from verbot.agents.ensembling import EnsembleAgent
 from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
 from verbot.agents.holding import HoldAction, HoldAgent
+from verbot.agents.overlapping import OverlappingAgent
+from verbot.agents.real_time import RealTimeAgent
 from verbot.agents.sampling import SamplingAgent
 
 __all__ = [
@@ -17,5 +19,7 @@ __all__ = [
     "HoldAgent",
     "Misalignment",
     "ColorAlignmentAgent",
+    "OverlappingAgent",
+    "RealTimeAgent",
     "SamplingAgent",
 ]
