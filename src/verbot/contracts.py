@@ -55,6 +55,22 @@ class RememberingPolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class ContinuingPolicy(Policy, Protocol):
+    """A policy that can make its answer continue the actions in `Observation.planned` (real-time chunking)."""
+
+    @property
+    def continuation(self) -> str:
+        """``"guided"``: its answer is drawn towards the planned actions; ``"trained"``: it was trained to continue the committed
+        ones; ``""``: it ignores them."""
+        ...
+
+
+def continuation_of(policy: Policy) -> str:
+    """How `policy` continues planned actions (see `ContinuingPolicy`); ``""`` if it does not."""
+    return policy.continuation if isinstance(policy, ContinuingPolicy) else ""
+
+
+@runtime_checkable
 class Agent(Protocol):
     """Acts in one episode and holds that episode's state."""
 
@@ -83,6 +99,15 @@ class InterruptibleAgent(ChunkedAgent, Protocol):
     """An agent that can drop the actions it has left, because the robot did something else; the policy's memory stays."""
 
     def interrupt(self) -> None: ...
+
+
+@runtime_checkable
+class WaitingAgent(InterruptibleAgent, Protocol):
+    """An agent that acts while an answer is on its way: after `next_query` it asks nothing before `receive` or `lost`."""
+
+    def lost(self) -> None:
+        """The answer to the latest query will not come."""
+        ...
 
 
 @runtime_checkable

@@ -88,6 +88,18 @@ def test_axis_conditions() -> None:
         ({"conditions": ("axis:camera:hard",)}, "axis 'camera' has strength 'hard'"),
         ({"episodes": 0}, "episodes is 0; expected at least 1"),
         ({"goals": 1}, "goals is 1; expected at least 2"),
+        (
+            {"delay": 2},
+            "a delay of 2 steps with 0 of the answers lost needs a method of real-time chunking: set",
+        ),
+        ({"delay_estimate": 0}, "delay_estimate needs a method of real-time chunking"),
+        (
+            {"delay": 2, "delay_jitter": 3, "real_time": "hold"},
+            "a delay of 2 steps cannot have a jitter of 3; expected at most",
+        ),
+        ({"drop": 2, "real_time": "hold"}, "drop is 2; expected at least 0 and at most 1"),
+        ({"real_time": "holds"}, "no method of real-time chunking 'holds'. Did you mean 'hold'"),
+        ({"real_time": "hold", "decay": 0.1}, "decay averages chunks in place of executing them"),
     ],
 )
 def test_wrong_settings_teach(settings: dict[str, object], message: str) -> None:

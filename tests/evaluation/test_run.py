@@ -12,7 +12,7 @@ from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.evaluation import EvaluationConfig, PolicySource, Summary, read_results, run_evaluation
 from verbot.files import lock
 from verbot.parallel.workers import WorkerError
-from verbot.rollout.results import EpisodeResult, ResultsJournal
+from verbot.rollout.results import EpisodeResult, ResultsJournal, decode_actions
 
 SMALL = {"suite": "toy", "episodes": 8, "side_episodes": 6, "videos": 0, "latency_calls": 5, "workers": 1}
 
@@ -72,6 +72,16 @@ def test_sampled_actions_are_a_function_of_the_episode_and_the_step(tmp_path: Pa
     del record["sample"]  # as a run of an older version left it
     (plain / "run.json").write_text(json.dumps(record))
     evaluate(plain, **alone)
+
+
+def test_a_delay_reaches_the_workers_and_is_recorded_in_the_folder(tmp_path: Path) -> None:
+    late: dict[str, object] = {"conditions": (), "execute": 2, "baselines": False, "latency_calls": 3, "real_time": "hold"}
+    summary = evaluate(tmp_path, delay=2, **late)
+    assert summary.errors == 0 and summary.metrics["success_rate"].value == 1 and summary.metrics["latency_p50_ms"].n == 3
+    played = [decode_actions(r.actions, 1) for r in read_results(tmp_path / "results.jsonl")]
+    assert len(played) == 8 and all((actions[:2] == 0).all() and actions[2] != 0 for actions in played)
+    with pytest.raises(ConfigError, match="delay: 2, now 1"):
+        evaluate(tmp_path, delay=1, **late)
 
 
 def test_color_alignment_helps_under_other_light_and_is_recorded_in_the_folder(tmp_path: Path) -> None:

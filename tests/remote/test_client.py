@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from verbot.contracts import IdentifiedPolicy
+from verbot.contracts import IdentifiedPolicy, continuation_of
 from verbot.errors import ConfigError, ConnectionLostError, VerbotError, WireError
 from verbot.remote import RemotePolicy, decode, encode
 from verbot.remote.codec import MAX_BYTES, VERSION
@@ -216,6 +216,7 @@ def test_a_server_that_stops_blocks_for_the_time_limit_at_most() -> None:
         {"identity": "x" * 1000},
         {"limits": {"bytes": -1}},
         {"limits": 3},
+        {"continuation": ["guided"]},
     ],
     ids=lambda greeting: str(greeting)[:24],
 )
@@ -223,6 +224,12 @@ def test_a_wrong_greeting_is_a_typed_error(greeting: dict[str, Any]) -> None:
     with serving(**greeting) as url, pytest.raises(WireError) as caught:
         RemotePolicy(url)
     assert not isinstance(caught.value, ConnectionLostError)
+
+
+@pytest.mark.parametrize(("said", "found"), [({}, ""), ({"continuation": "guided"}, "guided"), ({"continuation": "later"}, "")])
+def test_a_server_says_whether_it_continues_planned_actions(said: dict[str, str], found: str) -> None:
+    with serving(**said) as url, RemotePolicy(url) as policy:
+        assert continuation_of(policy) == found
 
 
 def test_limits_of_the_server_are_kept() -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import msgpack
 import numpy as np
 import pytest
@@ -40,6 +42,37 @@ def test_observations_and_chunks_survive_the_wire():
     np.testing.assert_array_equal(again.values, chunk.values)
     assert again.extras["n"] == 3 and again.extras["keypoints"].shape == (2, 2, 2)
     assert again.value is None
+
+
+def test_planned_actions_survive_the_wire_and_old_clients_send_none():
+    planned = np.arange(14, dtype=np.float32).reshape(2, 7)
+    wire = decode(encode(observation_to_wire(dataclasses.replace(OBSERVATION, planned=planned, committed=2, sample_seed=5))))
+    back = observation_from_wire(wire)
+    np.testing.assert_array_equal(back.planned, planned)
+    assert (back.committed, back.sample_seed) == (2, 5)
+    plain = observation_to_wire(OBSERVATION)
+    assert not {"planned", "committed"} & plain.keys()
+    assert (observation_from_wire(plain).planned, observation_from_wire(plain).committed) == (None, 0)
+    long = dataclasses.replace(OBSERVATION, planned=np.zeros((300, 7), np.float32), committed=300)
+    cut = observation_from_wire(observation_to_wire(long))
+    assert cut.planned.shape == (256, 7) and cut.committed == 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"planned": [1.0]}, "field 'planned' must be ndarray; got list"),
+        ({"planned": np.zeros(7, np.float32)}, r"field 'planned' is float32 \(7,\); expected float32 with 2"),
+        ({"planned": np.zeros((257, 7), np.float32)}, "field 'planned' has 257 rows; at most 256 are read"),
+        ({"committed": 3}, "field 'committed' is 3; expected 0 to 2, the planned rows"),
+        ({"committed": True}, "field 'committed' is True"),
+        ({"committed": -1}, "field 'committed' is -1"),
+    ],
+)
+def test_wrong_planned_actions_are_refused(changes, message):
+    wire = observation_to_wire(dataclasses.replace(OBSERVATION, planned=np.zeros((2, 7), np.float32)))
+    with pytest.raises(WireError, match=message):
+        observation_from_wire({**wire, **changes})
 
 
 def test_a_chunks_value_survives_the_wire_and_old_servers_send_none():

@@ -9,6 +9,8 @@ from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
 from verbot.agents.guard import Guard, GuardedAgent
 from verbot.agents.guard_events import GuardConfig, GuardEvent, GuardResult
 from verbot.agents.holding import HoldAction, HoldAgent
+from verbot.agents.overlapping import OverlappingAgent
+from verbot.agents.real_time import RealTimeAgent
 from verbot.agents.sampling import SamplingAgent
 
 __all__ = [
@@ -24,5 +26,7 @@ __all__ = [
     "HoldAgent",
     "Misalignment",
     "ColorAlignmentAgent",
+    "OverlappingAgent",
+    "RealTimeAgent",
     "SamplingAgent",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from verbot.agents.interrupting import interrupt
+from verbot.agents.interrupting import interrupt, lost
 from verbot.contracts import ChunkedAgent
 from verbot.errors import ConfigError
 from verbot.spec import ActionChunk, FloatArray, Observation, UInt8Array
@@ -53,6 +53,10 @@ class ColorAlignmentAgent:
     def interrupt(self) -> None:
         """Raises `ConfigError` if the wrapped agent cannot."""
         interrupt(self._agent)
+
+    def lost(self) -> None:
+        """Raises `ConfigError` if the wrapped agent cannot wait."""
+        lost(self._agent)
 
     def next_query(self, observation: Observation) -> Observation | None:
         return self._agent.next_query(self._aligned(observation))

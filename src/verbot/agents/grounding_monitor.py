@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verbot.agents.interrupting import interrupt
+from verbot.agents.interrupting import interrupt, lost
 from verbot.contracts import ChunkedAgent
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -106,6 +106,10 @@ class GroundingMonitor:
     def interrupt(self) -> None:
         """Raises `ConfigError` if the wrapped agent cannot."""
         interrupt(self.agent)
+
+    def lost(self) -> None:
+        """Raises `ConfigError` if the wrapped agent cannot wait."""
+        lost(self.agent)
 
     def next_query(self, observation: Observation) -> Observation | None:
         self._now_s = observation.time_s

@@ -1,8 +1,8 @@
-"""Interrupting an agent through the ones that wrap it."""
+"""Interrupting an agent, or reporting a lost answer to it, through the ones that wrap it."""
 
 from __future__ import annotations
 
-from verbot.contracts import ChunkedAgent, InterruptibleAgent
+from verbot.contracts import ChunkedAgent, InterruptibleAgent, WaitingAgent
 from verbot.errors import ConfigError
 
 
@@ -14,3 +14,12 @@ def interrupt(agent: ChunkedAgent) -> None:
             "(see verbot.contracts.InterruptibleAgent)"
         )
     agent.interrupt()
+
+
+def lost(agent: ChunkedAgent) -> None:
+    """Report to `agent` that the answer to its latest query will not come. Raises `ConfigError` if it cannot wait."""
+    if not isinstance(agent, WaitingAgent):
+        raise ConfigError(
+            f"{type(agent).__name__} cannot wait for an answer: it lacks lost() (see verbot.contracts.WaitingAgent)"
+        )
+    agent.lost()

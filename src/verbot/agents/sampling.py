@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 
-from verbot.agents.interrupting import interrupt
+from verbot.agents.interrupting import interrupt, lost
 from verbot.contracts import ChunkedAgent
 from verbot.spec import ActionChunk, FloatArray, Observation
 
@@ -37,6 +37,10 @@ class SamplingAgent:
     def interrupt(self) -> None:
         """Raises `ConfigError` if the wrapped agent cannot."""
         interrupt(self._agent)
+
+    def lost(self) -> None:
+        """Raises `ConfigError` if the wrapped agent cannot wait."""
+        lost(self._agent)
 
     def next_query(self, observation: Observation) -> Observation | None:
         query = self._agent.next_query(observation)

@@ -14,6 +14,7 @@ Axis = Literal[
 ]
 Strength = Literal[1, 2, 3]
 Storage = Literal["video", "image"]
+Method = Literal["naive", "hold", "aligned", "blend", "guided", "trained"]
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,27 @@ class ActingOptions:
         sample: draw the actions from the distribution of the policy's head, instead of taking the most likely ones.
         cameras: only these cameras of the suite; otherwise all.
         device: the device of the policy: cpu, cuda, cuda:N, mps or auto.
+        real_time: method of real-time chunking: what is executed while the next chunk is predicted; hold stops the robot.
+        delay: control steps that each answer of the policy takes, in which the robot moves on.
+        delay_jitter: each answer takes so many steps more or less, at most the delay.
+        drop: share of answers that are lost, 0 to 1.
+        delay_estimate: control steps that the agent expects an answer to take; otherwise it measures them.
     """
 
     execute: int = 1
     sample: bool = False
     cameras: tuple[str, ...] = ()
     device: str = "cpu"
+    real_time: Method | None = None
+    delay: int = 0
+    delay_jitter: int = 0
+    drop: float = 0.0
+    delay_estimate: int | None = None
+
+    def of_answers(self) -> dict[str, Any]:
+        """How late the policy's answers are, and what the robot does meanwhile: fields of `EvaluationConfig`."""
+        names = ("real_time", "delay", "delay_jitter", "drop", "delay_estimate")
+        return {name: vars(self)[name] for name in names if vars(self)[name] != vars(ACTING)[name]}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.http11 import Request, Response
 
-from verbot.contracts import IdentifiedPolicy, Policy, RememberingPolicy
+from verbot.contracts import IdentifiedPolicy, Policy, RememberingPolicy, continuation_of
 from verbot.deploy.access import Access, Certificate, check_exposed, context_of
 from verbot.deploy.turns import TurnRequest, Turns, text_of
 from verbot.errors import ConfigError, VerbotError, WireError
@@ -77,6 +77,7 @@ class PolicyServer:
                 "spec": self._spec.to_json(),
                 "identity": policy.identity if isinstance(policy, IdentifiedPolicy) else "",
                 "limits": {"observations": observations, "message_bytes": self._limits.message_bytes},
+                "continuation": continuation_of(policy),
             }
         )
         self._numbers = itertools.count()

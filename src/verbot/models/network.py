@@ -13,8 +13,8 @@ from verbot.models.features import Backbone, Features, NetworkOutput, NetworkPar
 from verbot.models.flat_names import FlatNames
 from verbot.models.protocols import InitializesLast
 from verbot.models.registries import Objective, Part, backbones, heads, objectives
-from verbot.models.stochastic import StochasticHead, sampled
-from verbot.models.tokens import Batch, HeadInput, TokenGroup
+from verbot.models.stochastic import ContinuingHead, StochasticHead, sampled
+from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
 from verbot.models.validation import check_backbone, check_classifier, check_layers, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
@@ -85,6 +85,8 @@ class VLANetwork(FlatNames):
     ) -> NetworkOutput:
         """The next actions and the predictions of the objectives. The actions are random if the head was never trained.
 
+        They continue `Batch.planned` if the head can (see `continuation`).
+
         Args:
             seeds: one per row; actions of a row with a seed are drawn from the distribution of the head.
 
@@ -93,7 +95,7 @@ class VLANetwork(FlatNames):
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
-        actions = self.head.predict(features.fused, generator) if seeds is None else self._sampled(features.fused, seeds)
+        actions = self._actions(features.fused, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
         return NetworkOutput(actions, extras, memory)
 
@@ -102,10 +104,29 @@ class VLANetwork(FlatNames):
             features = objective.refine(features)
         return features
 
-    def _sampled(self, fused: TokenGroup, seeds: Sequence[int | None]) -> Tensor:
-        if not isinstance(self.head, StochasticHead):
-            raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
-        return sampled(self.head, fused, seeds)
+    @property
+    def continuation(self) -> str:
+        """How the head continues planned actions: ``"guided"``, ``"trained"``, or ``""`` if it cannot."""
+        if not isinstance(self.head, ContinuingHead):
+            return ""
+        return "trained" if self.head.continuation.prefix else "guided"
+
+    def _actions(
+        self,
+        fused: TokenGroup,
+        planned: PlannedActions | None,
+        generator: torch.Generator | None,
+        seeds: Sequence[int | None] | None,
+    ) -> Tensor:
+        head = self.head
+        if seeds is not None:
+            if not isinstance(head, StochasticHead):
+                raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
+            return sampled(head, fused, seeds, planned)
+        if planned is not None and isinstance(head, ContinuingHead):
+            return head.continued(fused, planned, generator)
+        found: Tensor = head.predict(fused, generator)
+        return found
 
 
 def _without_none(queries: Mapping[str, Queries | None]) -> dict[str, Queries]:

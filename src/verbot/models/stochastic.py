@@ -12,7 +12,8 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import ActionReadout, classes, normal
-from verbot.models.tokens import TokenGroup
+from verbot.models.continuation import Continuation
+from verbot.models.tokens import PlannedActions, TokenGroup
 from verbot.spec import Component
 
 
@@ -27,12 +28,33 @@ class StochasticHead(Protocol):
     def predict(self, fused: TokenGroup, generator: torch.Generator | None = None) -> Tensor: ...
 
 
-def sampled(head: StochasticHead, fused: TokenGroup, seeds: Sequence[int | None]) -> Tensor:
-    """Actions (b, k, a), sampled for rows with a seed and predicted for the others. Rows are independent of each other."""
+@runtime_checkable
+class ContinuingHead(StochasticHead, Protocol):
+    """A head that can continue the actions of an earlier chunk."""
+
+    continuation: Continuation
+
+    def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
+        """As `predict`, or as `sample` if a generator is given, continuing `planned`."""
+        ...
+
+
+def sampled(
+    head: StochasticHead, fused: TokenGroup, seeds: Sequence[int | None], planned: PlannedActions | None = None
+) -> Tensor:
+    """Actions (b, k, a), sampled for rows with a seed and predicted for the others. Rows are independent of each other.
+
+    Args:
+        planned: for a head that can continue them.
+    """
     rows = []
     for row, seed in enumerate(seeds):
         one = fused.select(slice(row, row + 1))
-        rows.append(head.predict(one) if seed is None else head.sample(one, torch.Generator().manual_seed(seed)))
+        drawn = None if seed is None else torch.Generator().manual_seed(seed)
+        if planned is not None and isinstance(head, ContinuingHead):
+            rows.append(head.continued(one, planned.select(slice(row, row + 1)), drawn))
+        else:
+            rows.append(head.predict(one) if drawn is None else head.sample(one, drawn))
     return torch.cat(rows)
 
 

@@ -147,6 +147,25 @@ class Masked:
 
 
 @dataclass(frozen=True)
+class PlannedActions:
+    """The actions that each robot would execute from now on, of earlier chunks; a head may continue them.
+
+    Args:
+        values: (b, k, a), normalized; rows from `known` on mean nothing.
+        known: (b,) int64, how many there are; 0 for a robot that has none.
+        committed: (b,) int64, at most `known`: the first ones, which are executed whatever is predicted.
+    """
+
+    values: Tensor
+    known: Tensor
+    committed: Tensor
+
+    def select(self, rows: slice | Tensor) -> PlannedActions:
+        """A selection of rows."""
+        return PlannedActions(self.values[rows], self.known[rows], self.committed[rows])
+
+
+@dataclass(frozen=True)
 class GoalQueries:
     """Grounding queries: `q` other goals of the images in a batch.
 
@@ -200,6 +219,7 @@ class Batch:
             None to encode the images.
         depth: meters (b, t, d, h, w), 0 where unknown, with mask (b, t, d) False where a camera or a past frame is missing; None
             without depth.
+        planned: in prediction, the actions that are left of earlier chunks; None without any.
     """
 
     images: Tensor
@@ -219,10 +239,11 @@ class Batch:
     writes: Tensor | None = None
     features: Tensor | None = None
     depth: Masked | None = None
+    planned: PlannedActions | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
-            if isinstance(value, TextBatch | GoalQueries | Captions | Masked):
+            if isinstance(value, TextBatch | GoalQueries | Captions | Masked | PlannedActions):
                 return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
             if isinstance(value, Mapping):
                 return {name: move(item) for name, item in value.items()}

@@ -29,6 +29,7 @@ from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
+from verbot.policy.planned import planned_actions
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
@@ -115,6 +116,11 @@ class VLAPolicy:
         if self._identity is None or self._identity[0] != state:
             self._identity = state, identity_of(self._files())
         return self._identity[1]
+
+    @property
+    def continuation(self) -> str:
+        """How predictions continue `Observation.planned` (see `verbot.contracts.ContinuingPolicy`)."""
+        return self.network.continuation
 
     @property
     def memory_bytes(self) -> int:
@@ -266,7 +272,9 @@ class VLAPolicy:
         goal = self._goals(goals, np.array([goal is not None for goal in goals]))
         remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
         measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
-        return dataclasses.replace(batch, text=text, **previous_action, **goal, **remembered, **measured).to(self.device)
+        planned = planned_actions(observations, self.config.chunk, self.action_transform) if self.continuation else None
+        extra = {**previous_action, **goal, **remembered, **measured, "planned": planned}
+        return dataclasses.replace(batch, text=text, **extra).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:
         if not self.config.previous_action:

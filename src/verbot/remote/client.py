@@ -74,6 +74,11 @@ class RemotePolicy:
         """The content hash of the policy that is served; ``""`` if the server does not say."""
         return self._server.identity
 
+    @property
+    def continuation(self) -> str:
+        """How the policy that is served continues planned actions; ``""`` if it does not, or the server does not say."""
+        return self._server.continuation
+
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's units."""
         deadline = time.monotonic() + self._timeout_s

@@ -3,10 +3,11 @@
 An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [k, a]}``. Three messages exist:
 
 - server, once, on connection: ``{"verbot": 1, "spec": RobotSpec.to_json(), "identity": str, "limits": {"observations": n,
-  "message_bytes": n}}``; ``"identity"`` says which policy it is (`verbot.contracts.IdentifiedPolicy`), ``""`` if unknown, and
-  ``"limits"`` what one request may hold
+  "message_bytes": n}, "continuation": str}``; ``"identity"`` says which policy it is (`verbot.contracts.IdentifiedPolicy`),
+  ``""`` if unknown, ``"limits"`` what one request may hold, and ``"continuation"`` how the policy continues planned actions
+  (`verbot.contracts.ContinuingPolicy`). A server that does not say it ignores ``"planned"`` and ``"committed"``
 - client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s",
-  "memory", "sample_seed" if any}, …]}``
+  "memory", "sample_seed" if any, "planned" and "committed" if any}, …]}``
 - server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory", "value"}, …]}`` or
   ``{"id": n, "error": {"kind", "message"}}``
 """
@@ -29,6 +30,7 @@ MAX_BYTES = 64 * 2**20
 MAX_DIMENSIONS = 8
 REMEMBERED_FRAMES, REMEMBERED_PIXELS = 128, 224 * 224  # of a memory, where the policy does not say its size
 MAX_INSTRUCTION = 4096  # characters
+MAX_PLANNED = 256  # rows of planned actions; what comes after them is not sent
 MAX_SHOWN = 80  # characters of a foreign value in a message
 # Plain numbers only. With an object dtype one message could crash the reader or execute code.
 DTYPES = frozenset({"|b1", "|u1", "|i1", "<u2", "<u4", "<u8", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"})
@@ -65,11 +67,12 @@ class WireLimits:
         """
         sizes = [camera.height * camera.width * (4 if camera.kind == "depth" else 3) for camera in spec.cameras]
         frame = sum(sizes) + max(sizes, default=0) + 4 * spec.state_size
+        planned = 4 * MAX_PLANNED * spec.action_size
         remembered = sum(max(size, REMEMBERED_PIXELS * 4) for size in sizes) + 4 * spec.state_size
         memory = min(MAX_BYTES, REMEMBERED_FRAMES * remembered + 2**20 if memory_bytes is None else memory_bytes)
         return WireLimits(
-            message_bytes=min(MAX_BYTES, observations * (2 * frame + 2**15 + memory)),
-            array_bytes=max(2 * frame, memory),
+            message_bytes=min(MAX_BYTES, observations * (2 * frame + 2**15 + planned + memory)),
+            array_bytes=max(2 * frame, planned, memory),
             items=max(64, observations),
             containers=64 + observations * (48 + 2 * len(spec.cameras)),
             text_bytes=4 * MAX_INSTRUCTION,
@@ -125,6 +128,7 @@ def observation_to_wire(observation: Observation) -> dict[str, Any]:
         "time_s": float(observation.time_s),
         "memory": None if observation.memory is None else dict(observation.memory),
         **({} if observation.sample_seed is None else {"sample_seed": int(observation.sample_seed)}),
+        **_plan_to_wire(observation),
     }
 
 
@@ -147,7 +151,7 @@ def observation_from_wire(record: Any) -> Observation:
     seed = None if record.get("sample_seed") is None else _field(record, "sample_seed", int)
     if seed is not None and (seed is True or seed is False or not 0 <= seed < 2**63):
         raise WireError(f"field 'sample_seed' is {seed}; expected a whole number from 0 to 2**63 - 1")
-    return Observation(images, state, instruction, goal_image, time_s, _memory(record), seed)
+    return Observation(images, state, instruction, goal_image, time_s, _memory(record), seed, *_plan_from_wire(record))
 
 
 def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:
@@ -165,6 +169,25 @@ def chunk_from_wire(record: Any) -> ActionChunk:
     values, time_s = _array(record, "values", 2), float(_field(record, "time_s", float))
     value = None if record.get("value") is None else _field(record, "value", float)
     return ActionChunk(values, time_s, _field(record, "extras", dict), _memory(record), value)
+
+
+def _plan_to_wire(observation: Observation) -> dict[str, Any]:
+    if observation.planned is None:
+        return {}
+    planned = np.asarray(observation.planned[:MAX_PLANNED], np.float32)
+    return {"planned": planned, "committed": min(int(observation.committed), len(planned))}
+
+
+def _plan_from_wire(record: Any) -> tuple[Any, int]:
+    """The planned actions and how many are committed. The policy checks their size and that they are finite."""
+    if record.get("planned") is None:
+        return None, 0
+    planned, committed = _array(record, "planned", 2), record.get("committed", 0)
+    if len(planned) > MAX_PLANNED:
+        raise WireError(f"field 'planned' has {len(planned)} rows; at most {MAX_PLANNED} are read")
+    if type(committed) is not int or not 0 <= committed <= len(planned):
+        raise WireError(f"field 'committed' is {_shown(committed)}; expected 0 to {len(planned)}, the planned rows")
+    return planned, committed
 
 
 def _memory(record: Any) -> Memory | None:

@@ -11,6 +11,7 @@ from verbot.remote.codec import VERSION, decode
 from verbot.spec import RobotSpec
 
 IDENTITY_LENGTH = 256
+CONTINUATIONS = ("guided", "trained")
 SHOWN = 16  # characters of an identity in messages
 
 
@@ -22,11 +23,14 @@ class Greeting:
         spec: the robot that the policy was made for.
         identity: content hash of the policy; ``""`` if the server does not say.
         limits: the most that one request may hold: ``"observations"``, ``"message_bytes"``. What is missing is not limited.
+        continuation: how the policy continues planned actions (`verbot.contracts.ContinuingPolicy`); ``""`` if it does not, or
+            the server does not say.
     """
 
     spec: RobotSpec
     identity: str = ""
     limits: Mapping[str, int] = field(default_factory=dict)
+    continuation: str = ""
 
     @staticmethod
     def read(data: bytes | str, url: str) -> Greeting:
@@ -41,8 +45,12 @@ class Greeting:
             )
         if not isinstance(limits, dict) or not all(type(limit) is int and limit > 0 for limit in limits.values()):
             raise WireError(f"the limits of {url} are {str(limits)[:80]!r}; expected positive whole numbers by name")
+        continuation = record.get("continuation", "")
+        if not isinstance(continuation, str):
+            raise WireError(f"{url} continues planned actions by {str(continuation)[:40]!r}; expected text")
+        continuation = continuation if continuation in CONTINUATIONS else ""  # a method of a later version
         try:
-            return Greeting(RobotSpec.from_json(_spec_record(record.get("spec"))), identity, limits)
+            return Greeting(RobotSpec.from_json(_spec_record(record.get("spec"))), identity, limits, continuation)
         except (SpecError, TypeError, ValueError, ArithmeticError) as error:
             raise WireError(f"{url} does not say which robot its policy is for: {error}") from error
 

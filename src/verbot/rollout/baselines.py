@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verbot.contracts import Agent, ChunkedAgent, Env, Policy, expert_of
+from verbot.contracts import Agent, ChunkedAgent, Env, Policy, continuation_of, expert_of
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
 POLICY_FREE_AGENTS = ("random", "expert")  # agents that need no policy and no images
@@ -47,6 +47,10 @@ class BlindPolicy:
     @property
     def spec(self) -> RobotSpec:
         return self.policy.spec
+
+    @property
+    def continuation(self) -> str:
+        return continuation_of(self.policy)
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         return self.policy.predict([dataclasses.replace(o, instruction="") for o in observations])

@@ -10,6 +10,7 @@ from typing import Any
 
 from verbot.contracts import Env
 from verbot.rollout.baselines import AgentFactory, PolicySource
+from verbot.rollout.delay import NO_DELAY, Delay
 from verbot.rollout.replay import episode_video
 from verbot.rollout.results import EpisodeResult, Job
 from verbot.rollout.vector import EnvFactories, VectorRunner
@@ -54,6 +55,7 @@ class EvaluationSetup:
         make_agent: wraps the policy for one episode.
         slots: number of parallel episodes.
         sample: draw actions from the distribution of the policy's head (see `VectorRunner`).
+        delay: how long each answer of the policy takes (see `VectorRunner`).
 
     `open` raises the errors of loading the policy, and `SpecError` if it does not fit the env.
     """
@@ -63,6 +65,7 @@ class EvaluationSetup:
     make_agent: AgentFactory
     slots: int
     sample: bool = False
+    delay: Delay = NO_DELAY
 
     @contextlib.contextmanager
     def open(self) -> Iterator[EvaluationService]:
@@ -74,7 +77,7 @@ class EvaluationService:
 
     def __init__(self, setup: EvaluationSetup):
         self._factories, policy = setup.factories, setup.policy.load() if setup.policy else None
-        self._runner = VectorRunner(setup.factories, policy, setup.make_agent, setup.slots, setup.sample)
+        self._runner = VectorRunner(setup.factories, policy, setup.make_agent, setup.slots, setup.sample, setup.delay)
         self._runner.check()
         self._rendering: Env | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from verbot.agents.sampling import SamplingAgent
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv
 from verbot.errors import SimulationError, SpecError
 from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, scripted
+from verbot.rollout.delay import NO_DELAY, Delay, DelayedAnswers, DelayedPolicy, deliver
 from verbot.rollout.episode import EpisodeRunner
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
 from verbot.spec import ActionChunk, FloatArray, Observation
@@ -24,24 +25,38 @@ MakeEnv = Callable[..., TaskEnv]
 
 @dataclass
 class EpisodeSlot:
-    """A slot of a `VectorRunner`: an episode, its agent, and the actions executed so far."""
+    """A slot of a `VectorRunner`: an episode, its agent, the answers that it waits for, and the actions executed so far."""
 
     job: Job
     episode: EpisodeRunner
     agent: Agent
+    answers: DelayedAnswers | None = None  # None: the policy answers at once
     actions: list[FloatArray] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @staticmethod
-    def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent]) -> EpisodeSlot:
+    def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent], delay: Delay = NO_DELAY) -> EpisodeSlot:
         episode = EpisodeRunner(env, job.request, job.seed)
         agent = scripted(job.agent, env, job.key) or make_agent(job)
         agent.reset(episode.instruction)
-        return EpisodeSlot(job, episode, agent)
+        return EpisodeSlot(job, episode, agent, None if delay.is_none else DelayedAnswers(delay, job.key))
 
     def next_query(self) -> Observation | None:
         """The observation for the next prediction, or None if none is due."""
         return self.agent.next_query(self.episode.observation) if isinstance(self.agent, ChunkedAgent) else None
+
+    def answer(self, chunk: ActionChunk) -> None:
+        """The policy answers the query of this step with `chunk`, which the agent gets when the delay has passed."""
+        if self.answers is None:
+            cast(ChunkedAgent, self.agent).receive(chunk)
+        else:
+            self.answers.send(chunk, self.episode.steps)
+            self.deliver()
+
+    def deliver(self) -> None:
+        """Give the agent the answers that have arrived by this step."""
+        if self.answers is not None and isinstance(self.agent, ChunkedAgent):
+            deliver(self.agent, self.answers, self.episode.steps)
 
     def step(self) -> EpisodeResult | None:
         """Execute one action and return the result if the episode ended. Raises `SimulationError` on a simulator fault."""
@@ -83,13 +98,21 @@ class VectorRunner:
         make_agent: wraps the policy for one episode.
         slots: number of parallel episodes.
         sample: draw actions from the distribution of the policy's head, as a function of the job and the step.
+        delay: how long each answer of the policy takes; the env is stepped meanwhile. It needs agents that can wait, such as
+            `verbot.agents.RealTimeAgent`; others raise `ConfigError`, which is an *error* of their episodes.
     """
 
     def __init__(
-        self, factories: EnvFactories, policy: Policy | None, make_agent: AgentFactory, slots: int, sample: bool = False
+        self,
+        factories: EnvFactories,
+        policy: Policy | None,
+        make_agent: AgentFactory,
+        slots: int,
+        sample: bool = False,
+        delay: Delay = NO_DELAY,
     ):
         self._factories, self._policy, self._make_agent, self._slots = factories, policy, make_agent, slots
-        self._sample = sample
+        self._sample, self._delay = sample, delay
         self._idle: dict[bool, list[Env]] = {True: [], False: []}  # True: with cameras
 
     def check(self) -> None:
@@ -126,7 +149,8 @@ class VectorRunner:
                     yield started
             if not live:
                 return
-            failed = self._predict(live, self._slots)
+            failed, queries = _queries(live)
+            failed |= self._predict(queries, self._slots)
             for episode in list(live):
                 result = self._step(episode, failed.get(id(episode)))
                 if result is not None:
@@ -139,15 +163,15 @@ class VectorRunner:
         for job in jobs:
             started = self._begin(job)
             while isinstance(started, EpisodeSlot):
-                fault: Exception | None = None
-                if started.next_query() is not None:
+                failed, queries = _queries([started])
+                if queries:
                     start = time.perf_counter()
-                    fault = self._predict([started], 1).get(id(started))
+                    failed |= self._predict(queries, 1)
                     seconds.append(time.perf_counter() - start)
                 if len(seconds) >= count + 3:
                     self._release(started)
                     return seconds[3:]
-                if self._step(started, fault) is not None:
+                if self._step(started, failed.get(id(started))) is not None:
                     break
         return seconds[3:]
 
@@ -156,7 +180,7 @@ class VectorRunner:
         idle = self._idle[needs_images]
         env = idle.pop() if idle else (self._factories.with_cameras if needs_images else self._factories.without_cameras)()
         try:
-            return EpisodeSlot.begin(job, env, self._new_agent)
+            return EpisodeSlot.begin(job, env, self._new_agent, self._delay)
         except Exception as error:
             env.close()
             return make_result(job, {}, "error", _message(error))
@@ -164,12 +188,11 @@ class VectorRunner:
     def _new_agent(self, job: Job) -> Agent:
         if self._policy is None:
             raise SimulationError("this runner has no policy")
-        agent = self._make_agent(self._policy)
+        agent = self._make_agent(self._policy if self._delay.is_none else DelayedPolicy(self._policy))
         return SamplingAgent(agent, zlib.crc32(job.key.encode())) if self._sample else agent
 
-    def _predict(self, live: list[EpisodeSlot], batch: int) -> dict[int, Exception]:
-        """Predict a chunk for every episode that needs one, in one batch of `batch`. Returns exceptions by episode."""
-        queries = [(episode, query) for episode in live if (query := episode.next_query()) is not None]
+    def _predict(self, queries: Sequence[tuple[EpisodeSlot, Observation]], batch: int) -> dict[int, Exception]:
+        """Answer the queries by one prediction, in a batch of `batch`. Returns exceptions by episode."""
         failed: dict[int, Exception] = {}
         if not queries or self._policy is None:
             return failed
@@ -181,7 +204,7 @@ class VectorRunner:
         for number, (episode, query) in enumerate(queries):
             try:
                 chunk = chunks[number] if chunks is not None else self._policy.predict(_padded([query], batch))[0]
-                cast(ChunkedAgent, episode.agent).receive(chunk)
+                episode.answer(chunk)
             except Exception as error:
                 failed[id(episode)] = error
         return failed
@@ -200,6 +223,20 @@ class VectorRunner:
 
     def _release(self, slot: EpisodeSlot) -> None:
         self._idle[slot.job.agent not in POLICY_FREE_AGENTS].append(slot.episode.env)
+
+
+def _queries(live: Iterable[EpisodeSlot]) -> tuple[dict[int, Exception], list[tuple[EpisodeSlot, Observation]]]:
+    """Give each agent the answers that have arrived, then take its query. Returns exceptions by episode, and the queries."""
+    failed, queries = dict[int, Exception](), list[tuple[EpisodeSlot, Observation]]()
+    for slot in live:
+        try:
+            slot.deliver()
+            query = slot.next_query()
+        except Exception as error:
+            failed[id(slot)] = error
+        else:
+            queries += [] if query is None else [(slot, query)]
+    return failed, queries
 
 
 def make_result(

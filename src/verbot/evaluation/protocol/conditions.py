@@ -7,9 +7,11 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from verbot.agents.real_time import METHODS
 from verbot.contracts import EpisodeRequest
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.ranges import COUNT, COUNT_OR_NONE, FINITE, NOT_NEGATIVE, SEED, NumberRange, check_ranges
+from verbot.rollout.delay import Delay
 from verbot.rollout.results import Job
 
 MODES = ("canonical", "paraphrase", "longer", "blank", "counterfactual", "composition", "image")
@@ -54,6 +56,10 @@ class EvaluationConfig:
         options: passed to the env's factory.
         tasks: evaluate only these of the env's tasks, in scenes that admit goals of all its tasks; None uses all. In contrast,
             the env's option ``tasks`` removes the others from the env.
+        real_time: method of real-time chunking (see `verbot.agents.RealTimeAgent`); None executes chunks one after another.
+        delay, delay_jitter: control steps that each answer of the policy takes, give or take; the env is stepped meanwhile.
+        drop: share of answers that are lost. A delay, or loss, needs `real_time`.
+        delay_estimate: control steps that the agent expects an answer to take; None lets it measure them.
     """
 
     suite: str = "tabletop-starter"
@@ -76,18 +82,29 @@ class EvaluationConfig:
     options: Mapping[str, object] = field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
     sample: bool = False
+    real_time: str | None = None
+    delay: int = 0
+    delay_jitter: int = 0
+    drop: float = 0.0
+    delay_estimate: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("instruction mode", self.mode, MODES)
         check_ranges(
             self, episodes=COUNT, seed=SEED, side_episodes=COUNT, goals=NumberRange(2, whole=True), execute=COUNT,
             decay=NOT_NEGATIVE, align=FINITE, videos=COUNT_OR_NONE, latency_calls=COUNT_OR_NONE, workers=COUNT_OR_NONE,
-            slots=COUNT,
+            slots=COUNT, delay_estimate=COUNT_OR_NONE,
         )  # fmt: skip
+        _check_real_time(self)
         for axis, strength in self.axes.items():
             _check_axis(axis, strength)
         for condition in self.conditions or ():
             condition_axes(condition)
+
+    @property
+    def delays(self) -> Delay:
+        """How long an answer of the policy takes. Raises `ConfigError` for a number outside its range."""
+        return Delay(self.delay, self.delay_jitter, self.drop)
 
     @property
     def main(self) -> str:
@@ -127,6 +144,18 @@ class EvaluationPlan:
         slow = [job for name in ("random", "blind") for job in self.baselines.get(name, ())]
         policy = [job for jobs in reversed(list(self.conditions.values())) for job in jobs]
         return list({job.key: job for job in [*slow, *policy, *self.baselines.get("expert", ())]}.values())
+
+
+def _check_real_time(config: EvaluationConfig) -> None:
+    """Raise `ConfigError` unless the agent can wait for answers as late as these."""
+    delayed = not config.delays.is_none
+    if config.real_time is not None:
+        _one_of("method of real-time chunking", config.real_time, METHODS)
+        if config.decay is not None:
+            raise ConfigError("decay averages chunks in place of executing them: it does not go with real_time")
+    elif delayed or config.delay_estimate is not None:
+        given = f"a delay of {config.delay} steps with {config.drop:g} of the answers lost" if delayed else "delay_estimate"
+        raise ConfigError(f"{given} needs a method of real-time chunking: set real_time to one of {', '.join(METHODS)}")
 
 
 def make_plan(

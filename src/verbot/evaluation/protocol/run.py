@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbot.agents import ChunkAgent, ColorAlignmentAgent, EnsembleAgent
+from verbot.agents import ChunkAgent, ColorAlignmentAgent, EnsembleAgent, RealTimeAgent
 from verbot.configuration import to_plain
 from verbot.contracts import ChunkedAgent, Compositional, Policy, TaskEnv
 from verbot.errors import ConfigError
@@ -107,7 +107,8 @@ def _evaluate(policy: PolicySource | str, config: EvaluationConfig, out: Path, c
     with closing(factories.without_cameras()) as env:
         compositional = env.compositional_tasks if isinstance(env, Compositional) else None
         plan = make_plan(config, env.tasks, policy if isinstance(policy, str) else "policy", compositional)
-    setup = EvaluationSetup(factories, None if isinstance(policy, str) else policy, _agents(config), config.slots, config.sample)
+    source = None if isinstance(policy, str) else policy
+    setup = EvaluationSetup(factories, source, _agents(config), config.slots, config.sample, config.delays)
     played = _play(plan, setup, config, out, conduct.progress, conduct.cluster)
     summary = summarize(conduct.name, config, plan, played, out, conduct.command)
     summary.save()
@@ -193,6 +194,9 @@ def _agents(config: EvaluationConfig) -> AgentFactory:
     plain: Callable[[Policy], ChunkedAgent] = functools.partial(ChunkAgent, execute=config.execute)
     if config.decay is not None:
         plain = functools.partial(EnsembleAgent, decay=config.decay)
+    if config.real_time is not None:
+        method, estimate = config.real_time, config.delay_estimate
+        plain = functools.partial(RealTimeAgent, execute=config.execute, method=method, delay_estimate=estimate)
     if config.align is None:
         return plain
     aligned: AgentFactory = functools.partial(_aligned, plain, dict(config.align))
@@ -203,18 +207,22 @@ def _aligned(make: Callable[[Policy], ChunkedAgent], colors: Mapping[str, Sequen
     return ColorAlignmentAgent(make(policy), colors)
 
 
+# Settings that earlier versions did not write into run.json, with what they did.
+LATER = {"sample": False, "real_time": None, "delay": 0, "delay_jitter": 0, "drop": 0.0, "delay_estimate": None}
+
+
 def _claim(out: Path, policy: PolicySource | str, config: EvaluationConfig) -> None:
     """Write the settings of every episode into ``run.json``, or check that an earlier run there had the same settings."""
     shape: dict[str, Any] = {
         "policy": policy if isinstance(policy, str) else policy.name,
         "identity": policy if isinstance(policy, str) else policy.identity,
-        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "align", "options", "sample")},
+        **{name: to_plain(getattr(config, name)) for name in ("suite", "execute", "decay", "align", "options", *LATER)},
     }
     path = out / "run.json"
     if not path.exists():
         write_atomic(path, json.dumps(shape, indent=2) + "\n")
         return
-    earlier = {"sample": False} | read_record(path)  # verbot 0.1 did not write it
+    earlier = LATER | read_record(path)
     if shape["identity"] == earlier.get("identity") != "":
         earlier["policy"] = shape["policy"]  # the same policy by another name
     other = [f"{name}: {earlier.get(name)!r}, now {value!r}" for name, value in shape.items() if earlier.get(name) != value]

@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import Continuous, normal, start, targets
+from verbot.models.continuation import Continuation, gain, pull, recordable, soft_mask
 from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, HeadInput, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
 
 PREDICTS = ("velocity", "noise", "actions")
+
+
+@dataclass(frozen=True)
+class DenoiserSize:
+    """The size of the network.
+
+    Args:
+        hidden, layers: width and number of layers.
+    """
+
+    hidden: int = 256
+    layers: int = 3
+
+
+@dataclass(frozen=True)
+class DiffusionGuidance:
+    """How the head is guided towards planned actions in prediction.
+
+    Args:
+        schedule, beta: see `verbot.models.continuation.Continuation`.
+    """
+
+    schedule: str = "exp"
+    beta: float = 5.0
+
+
+SIZE, GUIDANCE = DenoiserSize(), DiffusionGuidance()
 
 
 @heads.register("diffusion")
@@ -32,8 +61,9 @@ class Diffusion(nn.Module):
             the last levels its errors are amplified a thousandfold in the actions. ``"actions"`` has no such level, and neither
             has ``"velocity"``, √ᾱ_t·ε − √(1 − ᾱ_t)·actions (Salimans & Ho 2022).
         clip: in normalized units.
-        hidden, layers: the width and the number of layers of the network.
+        size: of the network.
         draws: draws of noise and level per sample; the expensive encoders run once for all of them.
+        guidance: options of continuing the actions of an earlier chunk.
     """
 
     alphas: Tensor
@@ -45,9 +75,9 @@ class Diffusion(nn.Module):
         steps: int = 8,
         predict: str = "velocity",
         clip: float = 5.0,
-        hidden: int = 256,
-        layers: int = 3,
+        size: DenoiserSize = SIZE,
         draws: int = 4,
+        guidance: DiffusionGuidance = GUIDANCE,
     ):
         super().__init__()
         if not 1 <= steps <= levels or draws < 1:
@@ -57,7 +87,8 @@ class Diffusion(nn.Module):
         sizes = inputs.sizes
         self.shape, self.steps, self.draws, self.clip = (sizes.chunk, sizes.action_size), steps, draws, clip
         self.predicts, self.space = predict, Continuous(sizes.action)
-        self.denoiser = Denoiser(inputs, hidden, layers)
+        self.continuation = Continuation(schedule=guidance.schedule, beta=guidance.beta)
+        self.denoiser = Denoiser(inputs, size.hidden, size.layers)
         self.register_buffer("alphas", squared_cosine(levels), persistent=False)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -86,15 +117,46 @@ class Diffusion(nn.Module):
         """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
-        levels = sampled_levels(len(self.alphas), self.steps)
-        for now, then in zip(levels, [*levels[1:], None], strict=True):
-            kept = self.alphas[now]
+        for now, then in self._levels():
             found = self.guess(x, torch.full((len(x),), now, device=x.device), condition)
-            actions = self._actions(x, found, kept).clamp(-self.clip, self.clip)
-            noise = (x - kept.sqrt() * actions) / (1 - kept).sqrt()
-            left = self.alphas[then] if then is not None else torch.ones_like(kept)
-            x = left.sqrt() * actions + (1 - left).sqrt() * noise
+            x = self._step(x, self._actions(x, found, self.alphas[now]), now, then)
         return self.space.inverse(x)
+
+    def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
+        """As `predict`, continuing the planned actions.
+
+        x_t / (√ᾱ + √(1 − ᾱ)) is the x_τ of a flow at τ = √ᾱ / (√ᾱ + √(1 − ᾱ)), of which a step of DDIM is an Euler step. So the
+        guidance is that of a flow: what it adds to the velocity moves the predicted actions by 1 − τ times as much.
+        """
+        condition = recordable(self.denoiser.condition(fused))
+        x, y = start(len(fused.tokens), self.shape, generator, fused.tokens.device), self.space.forward(planned.values)
+        weights = soft_mask(planned.committed, planned.known, x.shape[1], self.continuation.schedule)
+        is_guided = (planned.known > 0)[:, None, None]
+        for now, then in self._levels():
+            kept = self.alphas[now]
+
+            def estimate(at: Tensor, now: int = now, kept: Tensor = kept) -> tuple[Tensor, Tensor]:
+                actions = self._actions(at, self.guess(at, torch.full((len(at),), now, device=at.device), condition), kept)
+                return actions, actions
+
+            actions, correction = pull(estimate, x, y, weights)
+            scale = (kept.sqrt() + (1 - kept).sqrt()).item()
+            time = kept.sqrt().item() / scale
+            moved = actions + (1 - time) * gain(time, self.continuation.beta) * scale * correction
+            x = self._step(x, torch.where(is_guided, moved, actions), now, then)
+        return self.space.inverse(x)
+
+    def _levels(self) -> list[tuple[int, int | None]]:
+        """The levels of the sampler, each with the next one."""
+        levels = sampled_levels(len(self.alphas), self.steps)
+        return list(zip(levels, [*levels[1:], None], strict=True))
+
+    def _step(self, x: Tensor, actions: Tensor, now: int, then: int | None) -> Tensor:
+        """From x at level `now`, where `actions` are predicted, to level `then`, or to the actions."""
+        kept, actions = self.alphas[now], actions.clamp(-self.clip, self.clip)
+        noise = (x - kept.sqrt() * actions) / (1 - kept).sqrt()
+        left = self.alphas[then] if then is not None else torch.ones_like(kept)
+        return left.sqrt() * actions + (1 - left).sqrt() * noise
 
     def _actions(self, x: Tensor, found: Tensor, kept: Tensor) -> Tensor:
         """The predicted actions for x at ᾱ = `kept`, from the output of the network."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,12 +9,20 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import Continuous, normal, start, targets
+from verbot.models.continuation import (
+    CONTINUATION,
+    Continuation,
+    Velocity,
+    integrate_after,
+    integrate_guided,
+    prefix_lengths,
+    prefixes,
+    recordable,
+)
 from verbot.models.heads.denoiser import Denoiser
 from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, HeadInput, TokenGroup
-
-Velocity = Callable[[Tensor, Tensor], Tensor]  # d x / d τ (b, k, a) at x (b, k, a) and τ (b,)
+from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
 
 
 @heads.register("flow")
@@ -30,25 +37,36 @@ class Flow(nn.Module):
         hidden, layers: the width and the number of layers of the network.
         steps: number of steps of the integration.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
+        continuation: options of continuing the actions of an earlier chunk.
     """
 
-    def __init__(self, inputs: HeadInput, hidden: int = 256, layers: int = 3, steps: int = 8, draws: int = 4):
+    def __init__(
+        self,
+        inputs: HeadInput,
+        hidden: int = 256,
+        layers: int = 3,
+        steps: int = 8,
+        draws: int = 4,
+        continuation: Continuation = CONTINUATION,
+    ):
         super().__init__()
         if steps < 1 or draws < 1:
             raise ConfigError(f"the flow head needs steps ≥ 1 and draws ≥ 1; got {steps} and {draws}")
         sizes = inputs.sizes
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.denoiser = Denoiser(inputs, hidden, layers)
+        self.continuation = continuation
+        continuation.check(sizes.chunk)
+        self.denoiser = Denoiser(inputs, hidden, layers, takes_clean=continuation.prefix > 0)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero if there are none."""
-        condition = self.denoiser.condition(fused).repeat_interleave(self.draws, 0)
-        return {"action": flow_loss(self.space, partial(self.velocity, condition=condition), batch, self.draws, generator)}
+        velocity = partial(self.velocity, condition=self.denoiser.condition(fused).repeat_interleave(self.draws, 0))
+        return {"action": flow_loss(self.space, velocity, batch, self.draws, generator, self.continuation.prefix)}
 
-    def velocity(self, x: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
-        return self.denoiser(x, time, condition)
+    def velocity(self, x: Tensor, time: Tensor, condition: Tensor, clean: Tensor | None = None) -> Tensor:
+        """d x / d τ (b, k, a) at x (b, k, a) and τ (b,), with clean actions where `clean` (b, k)."""
+        return self.denoiser(x, time, condition, clean)
 
     def sample(self, fused: TokenGroup, generator: torch.Generator) -> Tensor:
         return self.predict(fused, generator)
@@ -59,11 +77,38 @@ class Flow(nn.Module):
         x = start(len(condition), self.shape, generator, condition.device)
         return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
 
+    def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
+        """As `predict`, continuing the planned actions."""
+        condition = recordable(self.denoiser.condition(fused))
+        x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
+        velocity = partial(self.velocity, condition=condition)
+        return continued(self.space, velocity, x, self.steps, planned, self.continuation)
+
+
+def continued(
+    space: Continuous, velocity: Velocity, x: Tensor, steps: int, planned: PlannedActions, options: Continuation
+) -> Tensor:
+    """Actions (b, k, a) that continue the planned ones: integrated from x, after a prefix or guided, as `options` say."""
+    y = space.forward(planned.values)
+    if not options.prefix:
+        return space.inverse(integrate_guided(velocity, x, steps, y, planned, options))
+    clean = prefixes(planned.committed.clamp(max=options.prefix), x.shape[1])
+    return space.inverse(integrate_after(velocity, x, steps, y, clean))
+
 
 def flow_loss(
-    space: Continuous, velocity: Velocity, batch: Batch, draws: int, generator: torch.Generator | None = None
+    space: Continuous,
+    velocity: Velocity,
+    batch: Batch,
+    draws: int,
+    generator: torch.Generator | None = None,
+    prefix: int = 0,
 ) -> Tensor:
-    """The mean squared error of ``velocity(x_τ (b·draws, k, a), τ)`` over valid steps; zero if there are none."""
+    """The mean squared error of ``velocity(x_τ (b·draws, k, a), τ)`` over valid steps; zero if there are none.
+
+    Args:
+        prefix: each draw is given up to so many first actions, which have no loss.
+    """
     known, valid = targets(batch)
     mask = valid.repeat_interleave(draws, 0)
     actions = space.forward(known).repeat_interleave(draws, 0)  # (b·draws, k, a)
@@ -72,7 +117,11 @@ def flow_loss(
     at = time[:, None, None]
     # Padding may have any values and must not be input of the network, or valid steps would depend on it.
     mixed = torch.where(mask.unsqueeze(-1), at * actions + (1 - at) * noise, noise)
-    return masked_mean((velocity(mixed, time) - (actions - noise)).square(), mask)
+    if not prefix:
+        return masked_mean((velocity(mixed, time) - (actions - noise)).square(), mask)
+    clean = prefixes(prefix_lengths(len(actions), prefix, generator).to(actions.device), actions.shape[1]) & mask
+    found = velocity(torch.where(clean.unsqueeze(-1), actions, mixed), time, clean=clean)
+    return masked_mean((found - (actions - noise)).square(), mask & ~clean)
 
 
 def integrate(velocity: Velocity, x: Tensor, steps: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -9,11 +10,27 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.action_space import Continuous, start
+from verbot.models.continuation import CONTINUATION, Continuation, recordable
 from verbot.models.heads.denoiser import TIMES
-from verbot.models.heads.flow import flow_loss, integrate
+from verbot.models.heads.flow import continued, flow_loss, integrate
 from verbot.models.layers.transformer import CrossBlock, sinusoid
 from verbot.models.registries import heads
-from verbot.models.tokens import Batch, HeadInput, TokenGroup
+from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
+
+
+@dataclass(frozen=True)
+class ExpertBlock:
+    """A block of the action expert.
+
+    Args:
+        heads, expansion: number of attention heads, and the feed-forward expansion.
+    """
+
+    heads: int = 4
+    expansion: int = 2
+
+
+BLOCK = ExpertBlock()
 
 
 @heads.register("flow_expert")
@@ -27,10 +44,12 @@ class FlowExpert(nn.Module):
     softmax.
 
     Args:
-        hidden, layers, heads, expansion: width, numbers of layers and heads, and feed-forward expansion of the expert.
+        hidden, layers: width and number of blocks of the expert.
+        block: options of each block.
         steps: number of steps of the integration; 10 in π0.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
         layerwise: needs a fusion with as many layers as the expert: ``concat`` with ``hidden=0``.
+        continuation: options of continuing the actions of an earlier chunk.
     """
 
     def __init__(
@@ -38,11 +57,11 @@ class FlowExpert(nn.Module):
         inputs: HeadInput,
         hidden: int = 64,
         layers: int = 2,
-        heads: int = 4,
-        expansion: int = 2,
+        block: ExpertBlock = BLOCK,
         steps: int = 10,
         draws: int = 2,
         layerwise: bool = False,
+        continuation: Continuation = CONTINUATION,
     ):
         super().__init__()
         if steps < 1 or draws < 1:
@@ -52,6 +71,8 @@ class FlowExpert(nn.Module):
         sizes, width = inputs.sizes, inputs.width
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
+        self.continuation = continuation
+        continuation.check(sizes.chunk)
         self.reads_layers = layers if layerwise else 0
         if layerwise:
             self.reads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden)) for _ in range(layers))
@@ -59,13 +80,13 @@ class FlowExpert(nn.Module):
             self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.noisy, self.places = nn.Linear(sizes.action_size, hidden), nn.Parameter(torch.randn(sizes.chunk, hidden) * 0.02)
         self.mix = nn.Sequential(nn.Linear(hidden + TIMES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.blocks = nn.ModuleList(CrossBlock(hidden, heads, expansion) for _ in range(layers))
+        self.blocks = nn.ModuleList(CrossBlock(hidden, block.heads, block.expansion) for _ in range(layers))
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, sizes.action_size))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero if there are none."""
-        condition = _repeat(self.condition(fused), self.draws)
-        return {"action": flow_loss(self.space, partial(self.velocity, condition=condition), batch, self.draws, generator)}
+        velocity = partial(self.velocity, condition=_repeat(self.condition(fused), self.draws))
+        return {"action": flow_loss(self.space, velocity, batch, self.draws, generator, self.continuation.prefix)}
 
     def condition(self, fused: TokenGroup) -> TokenGroup:
         """The keys of the cross-attention (b, n, hidden), with `layers` one for each block; computed once for all noise levels.
@@ -80,9 +101,11 @@ class FlowExpert(nn.Module):
         layers = tuple(read(x) for read, x in zip(self.reads, given, strict=True))
         return TokenGroup(layers[-1], fused.mask, fused.kind, layers=layers)
 
-    def velocity(self, x: Tensor, time: Tensor, condition: TokenGroup) -> Tensor:
-        """d x / d τ (b, k, a) at x (b, k, a) and τ (b,)."""
+    def velocity(self, x: Tensor, time: Tensor, condition: TokenGroup, clean: Tensor | None = None) -> Tensor:
+        """d x / d τ (b, k, a) at x (b, k, a) and τ (b,), with clean actions, whose τ is 1, where `clean` (b, k)."""
         times = sinusoid(time * 100, TIMES).unsqueeze(1).expand(-1, x.shape[1], -1).to(x.dtype)
+        if clean is not None:
+            times = torch.where(clean.unsqueeze(-1), sinusoid(torch.full_like(time, 100), TIMES)[:, None].to(x.dtype), times)
         h = self.mix(torch.cat([self.noisy(x), times], -1)) + self.places  # (b, k, hidden)
         everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         for block, keys in zip(self.blocks, condition.layers or (condition.tokens,) * len(self.blocks), strict=True):
@@ -97,6 +120,13 @@ class FlowExpert(nn.Module):
         condition = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
         return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
+
+    def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
+        """As `predict`, continuing the planned actions."""
+        condition = recordable(self.condition(fused))
+        x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
+        velocity = partial(self.velocity, condition=condition)
+        return continued(self.space, velocity, x, self.steps, planned, self.continuation)
 
 
 def _repeat(group: TokenGroup, times: int) -> TokenGroup:

@@ -1,0 +1,224 @@
+"""Real-time chunking: the robot executes one chunk while the policy predicts the next (Black et al. 2025)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+
+import numpy as np
+
+from verbot.agents.holding import HoldAction
+from verbot.agents.policy_memory import PolicyMemory
+from verbot.agents.timing import DatedQueries, TimedChunk
+from verbot.contracts import Policy, continuation_of
+from verbot.errors import ConfigError, PolicyError
+from verbot.ranges import COUNT, COUNT_OR_NONE
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
+
+METHODS = ("naive", "hold", "aligned", "blend", "guided", "trained")
+CONTINUED = ("guided", "trained")  # methods by which the policy itself continues the actions of the chunk before
+UNBLENDED = ("gripper", "discrete", "quaternion")  # kinds whose means are no actions
+BLENDED = 4  # rows
+RECENT = 10  # answers
+
+
+class DelayEstimate:
+    """How many control steps the next answer will take: the most of the last `RECENT`, or a fixed number.
+
+    Example:
+        >>> estimate = DelayEstimate()
+        >>> for steps in (1, 4, 2): estimate.add(steps)
+        >>> estimate.steps, DelayEstimate(fixed=3).steps
+        (4, 3)
+
+    Raises `ConfigError` for a fixed number that is no whole number from 0.
+    """
+
+    def __init__(self, fixed: int | None = None):
+        COUNT_OR_NONE.check("delay_estimate", fixed)
+        self._fixed, self._measured = fixed, deque[int](maxlen=RECENT)
+
+    def add(self, steps: int) -> None:
+        self._measured.append(steps)
+
+    @property
+    def steps(self) -> int:
+        return max(self._measured, default=0) if self._fixed is None else self._fixed
+
+
+class RealTimeAgent:
+    """Executes a chunk while the next one is predicted; asks `execute` steps after it asked last, or when that is answered.
+
+    An answer takes some control steps, in which the robot moves on. Whoever drives the agent decides when it comes: after
+    `next_query` nothing is asked before `receive` or `lost`, and `act` never waits. `verbot.agents.OverlappingAgent` predicts in
+    a thread, `verbot.rollout.vector.VectorRunner` in simulated control steps. Driven by `act` alone, it predicts at once.
+
+    | method | query | the new chunk begins | while it is predicted |
+    |---|---|---|---|
+    | ``naive`` | early | with its first row, which is late | the old chunk |
+    | ``hold`` | after `execute` rows | with its first row | the robot is held |
+    | ``aligned`` | early | after as many rows as were executed meanwhile | the old chunk |
+    | ``blend`` | early | as ``aligned``; `BLENDED` rows pass from the old chunk to it | the old chunk |
+    | ``guided`` | early, with the rest of the old chunk | as ``aligned`` | the old chunk |
+    | ``trained`` | early, with the rows that are executed meanwhile | as ``aligned`` | the old chunk |
+
+    ``guided`` and ``trained`` need a policy that continues planned actions in this way (`verbot.contracts.ContinuingPolicy`).
+    They report as committed what the delay is expected to take. If the actions run out, the robot is held until an answer comes.
+    Observations must have a clock.
+
+    Args:
+        policy: predicts the chunks; shared with other agents and never changed.
+        execute: control steps from one query to the next, at least; with the delay at most the length of a chunk.
+        method: one of `METHODS`.
+        delay_estimate: expected control steps of an answer; None takes the most of the last ten.
+        across_episodes: keep the policy's memory at `reset`, for another instruction in the same place.
+
+    Raises:
+        ConfigError: there is no such method, the policy does not continue actions by it, or no hold is known for the robot.
+        PolicyError: when a chunk holds fewer than `execute` actions, or cannot be executed.
+
+    Source: Black et al. 2025, "Real-Time Execution of Action Chunking Flow Policies".
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        execute: int = 1,
+        method: str = "aligned",
+        delay_estimate: int | None = None,
+        across_episodes: bool = False,
+    ):
+        COUNT.check("execute", execute)
+        _check_method(method, policy)
+        self.policy, self.method = policy, method
+        self.holds = 0  # steps of this episode in which the robot was held
+        self.switches = 0  # chunks of this episode whose execution began
+        self._execute, self._delay = execute, DelayEstimate(delay_estimate)
+        self._hold, self._rate_hz = HoldAction(policy.spec), policy.spec.rate_hz
+        self._mixed = _blended_dimensions(policy.spec)
+        self._memory = PolicyMemory(across_episodes)
+        self._queries = DatedQueries(self._memory)
+        self._last: FloatArray | None = None
+        self._held_state: FloatArray | None = None
+        self._drop()
+
+    def _drop(self) -> None:
+        self._chunk: TimedChunk | None = None  # being executed
+        self._answer: TimedChunk | None = None  # received after the last step
+        self._asked_s: float | None = None  # None before the first query
+        self._asked_row: int | None = None  # the row that was due then; None if the robot was held
+        self._waits = False
+        self._queries.clear()
+
+    def reset(self, instruction: str) -> None:
+        self._drop()
+        self.holds, self.switches, self._last, self._held_state = 0, 0, None, None
+        self._memory.reset(instruction)
+
+    def interrupt(self) -> None:
+        """The robot is held from the next step on, until a query that is made then is answered."""
+        self._drop()
+
+    def lost(self) -> None:
+        self._waits = False
+        self._asked_s = None
+
+    def next_query(self, observation: Observation) -> Observation | None:
+        self._settle(observation)
+        if self._waits or not self._is_due(observation.time_s):
+            return None
+        planned = self._planned(observation.time_s)
+        self._asked_s, self._waits = observation.time_s, True
+        self._asked_row = None if self._chunk is None else self._chunk.due(observation.time_s)
+        query = self._queries.ask(observation)
+        if self.method not in CONTINUED or planned is None:
+            return query
+        committed = min(self._delay.steps, len(planned))
+        if self.method == "trained":
+            planned = planned[:committed] if committed else None
+        return dataclasses.replace(query, planned=planned, committed=committed)
+
+    def receive(self, chunk: ActionChunk) -> None:
+        answer = self._queries.receive(chunk, self.policy.spec)
+        if len(answer.values) < self._execute:
+            raise PolicyError(
+                f"the policy predicts {len(answer.values)} actions at a time, but execute is {self._execute}; "
+                f"choose execute between 1 and {len(answer.values)}"
+            )
+        self._answer, self._waits = answer, False
+
+    def act(self, observation: Observation) -> FloatArray:
+        query = self.next_query(observation)
+        if query is not None:
+            self.receive(self.policy.predict([query])[0])
+            self._settle(observation)
+        action = None if self._chunk is None else self._chunk.take(observation.time_s)
+        if action is None:
+            return self._held(observation)
+        self._held_state, self._last = None, action
+        return action
+
+    def _is_due(self, now_s: float) -> bool:
+        if self._chunk is None or self._asked_s is None or self._chunk.due(now_s) is None:
+            return True
+        return self.method != "hold" and round((now_s - self._asked_s) * self._rate_hz) >= self._execute
+
+    def _planned(self, now_s: float) -> FloatArray | None:
+        """The rows of the present chunk from now on, (n, a) in the robot's units; None if there are none."""
+        row = None if self._chunk is None else self._chunk.due(now_s)
+        return None if self._chunk is None or row is None else self._chunk.values[row:]
+
+    def _settle(self, observation: Observation) -> None:
+        """Begin the chunk that was received, if any."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        now_s = observation.time_s
+        if self._asked_s is not None:
+            self._delay.add(max(0, round((now_s - self._asked_s) * self._rate_hz)))
+        skipped = 0 if self.method in ("naive", "hold") else self._executed(now_s)
+        if skipped >= len(answer.values):
+            return  # the robot did all of it already
+        values = answer.values
+        if self.method == "hold":
+            values = values[: self._execute]
+        elif self.method == "blend":
+            values = self._blended(values, skipped, self._planned(now_s))
+        self._chunk = TimedChunk(values, now_s - skipped / self._rate_hz, self._rate_hz, next=skipped)
+        self.switches += 1
+
+    def _executed(self, now_s: float) -> int:
+        """How many rows of the chunk were executed since the last query; steps in which the robot was held do not count."""
+        if self._chunk is None or self._asked_row is None:
+            return 0
+        row = self._chunk.due(now_s)
+        return (len(self._chunk.values) if row is None else row) - self._asked_row
+
+    def _blended(self, values: FloatArray, skipped: int, planned: FloatArray | None) -> FloatArray:
+        """`values` with their rows from `skipped` on drawn towards the `planned` ones, ever less."""
+        count = 0 if planned is None else min(BLENDED, len(planned), len(values) - skipped)
+        if planned is None or count == 0:
+            return values
+        weights = (1 - np.arange(1, count + 1, dtype=np.float32) / (count + 1))[:, None] * self._mixed
+        blended, rows = values.copy(), slice(skipped, skipped + count)
+        blended[rows] = weights * planned[:count] + (1 - weights) * values[rows]
+        return blended
+
+    def _held(self, observation: Observation) -> FloatArray:
+        if self._held_state is None:
+            self._held_state = observation.state.copy()
+        self.holds += 1
+        return self._hold.of(self._held_state, self._last)
+
+
+def _check_method(method: str, policy: Policy) -> None:
+    if method not in METHODS:
+        raise ConfigError(f"there is no method {method!r} of real-time chunking; known are {', '.join(METHODS)}")
+    if method in CONTINUED and (found := continuation_of(policy)) != method:
+        can = f"it can only be {found}" if found else "it ignores them; use aligned or blend"
+        raise ConfigError(f"this policy does not continue planned actions by the method {method!r}: {can}")
+
+
+def _blended_dimensions(spec: RobotSpec) -> FloatArray:
+    """1 for each number of an action that can be averaged, 0 for the others: (a,)."""
+    return np.array([float(c.kind not in UNBLENDED) for c in spec.action for _ in range(c.size)], np.float32)
