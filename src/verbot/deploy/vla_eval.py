@@ -76,6 +76,13 @@ class EncodedPicture:
         return array
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A value that cannot be read, so that the message around it still says which one it is."""
+
+    error: WireError
+
+
 class VlaEvalExchange:
     """One of vla-eval's clients. It asks at every control step and gets one action; `Served.execute` of each chunk are used.
 
@@ -171,16 +178,19 @@ class VlaEvalExchange:
 
 
 def read_vla_eval_map(record: dict[Any, Any], most: int) -> Any:
-    """A map with text as keys, the array that it encodes, or an `EncodedPicture`. Raises `WireError` for any other."""
+    """A map with text as keys, the array that it encodes, an `EncodedPicture`, or `Unreadable`. Raises `WireError` for others."""
     if not all(isinstance(key, str) for key in record):
         raise WireError("a map has a key that is not text")
-    if "__image__" in record:
-        return _picture(record, most)
-    if "__ndarray__" not in record:
-        return record
-    if set(record) != ARRAY_KEYS:
-        raise WireError(f"an array needs exactly the keys {sorted(ARRAY_KEYS)}; got {str(sorted(record))[:80]}")
-    return read_array(record["data"], record["dtype"], record["shape"], most)
+    try:
+        if "__image__" in record:
+            return _picture(record, most)
+        if "__ndarray__" not in record:
+            return record
+        if set(record) != ARRAY_KEYS:
+            raise WireError(f"an array needs exactly the keys {sorted(ARRAY_KEYS)}; got {str(sorted(record))[:80]}")
+        return read_array(record["data"], record["dtype"], record["shape"], most)
+    except WireError as error:
+        return Unreadable(error)
 
 
 def _picture(record: dict[str, Any], most: int) -> Any:
@@ -197,6 +207,8 @@ def _picture(record: dict[str, Any], most: int) -> Any:
 
 
 def _decoded(value: Any) -> Any:
+    if isinstance(value, Unreadable):
+        raise value.error
     return value.decoded() if isinstance(value, EncodedPicture) else value
 
 

@@ -170,8 +170,10 @@ class Connection:
         self.start_closing(1000, "")
         try:
             async with asyncio.timeout(self._limits.close_s):
-                while await self._reader.read(READ_BYTES):
-                    pass
+                while data := await self._reader.read(READ_BYTES):
+                    self._feed(data)
+                    self._protocol.events_received()
+                    self._flush_some()  # says goodbye after the client did, which waits for it
         except (OSError, TimeoutError):
             pass
         finally:
