@@ -133,7 +133,7 @@ def test_with_a_certificate_the_connection_is_encrypted(certificate):
 
 def test_who_does_not_encrypt_is_dropped(certificate, monkeypatch):
     limits = ConnectionLimits(2**16, handshake_s=0.2, close_s=0.2)
-    monkeypatch.setattr("verbot.deploy.server.ConnectionLimits", lambda message_bytes: limits)
+    monkeypatch.setattr("verbot.deploy.server.ConnectionLimits", lambda *args, **options: limits)
     with PolicyServer(Still(), tls=certificate) as server:
         address = server._server.address
         raws = [socket.create_connection(address, timeout=5) for _ in range(4)]

@@ -8,9 +8,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from verbot.contracts import Policy
-from verbot.deploy import PolicyServer
+from verbot.deploy import PolicyServer, ServingOptions
 from verbot.errors import ConfigError, WireError
 from verbot.remote import RemotePolicy, decode, encode
+from verbot.remote.client import PATH
 from verbot.remote.codec import observation_to_wire
 from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
 
@@ -79,7 +80,7 @@ def test_errors_are_answered_and_the_connection_lives(server):
     ],
 )
 def test_malformed_messages_get_a_typed_error(server, message):
-    with connect(server.url, compression=None) as socket:
+    with connect(server.url + PATH, compression=None) as socket:
         greeting = decode(socket.recv())
         assert greeting["verbot"] == 1 and greeting["identity"] == "" and greeting["limits"]["observations"] == 64
         socket.send(message)
@@ -113,7 +114,7 @@ def test_a_slow_server_times_out(server, monkeypatch):
 
 
 def test_a_request_holds_no_more_than_the_spec_asks_for(server):
-    small, one = server._limits, observation_to_wire(observation(0.5))
+    small, one = server._served.limits, observation_to_wire(observation(0.5))
     assert small.message_bytes < 2**22, "a robot with one small camera sends small messages"
     for request, message in (
         ([one] * 65, "array"),
@@ -128,7 +129,7 @@ def test_a_request_holds_no_more_than_the_spec_asks_for(server):
     ):
         fault = decode(server.answer(encode({"id": 3, "observations": request})))["error"]
         assert fault["kind"] in ("WireError", "SpecError") and message in fault["message"]
-    with connect(server.url, compression=None) as socket:
+    with connect(server.url + PATH, compression=None) as socket:
         socket.recv()
         with pytest.raises(ConnectionClosed, match="1009"):
             socket.send(bytes(small.message_bytes + 1))
@@ -159,10 +160,12 @@ def test_a_policy_that_leaves_or_cannot_say_why_is_an_error_of_its_request(serve
         assert "chunks" in decode(ask(server, request))
 
 
-@pytest.mark.parametrize("options", [{"observations": n} for n in (0, -1, 2.5, True)] + [{"tls": ("cert.pem",)}])
+@pytest.mark.parametrize("options", [{"observations": n} for n in (0, -1, 2.5, True)] + [{"clients": 0}, {"wait_s": 2.0}])
 def test_wrong_arguments_are_named(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
-        PolicyServer(Echo(), **options)
+        ServingOptions(**options)
+    with pytest.raises(ConfigError, match="tls"):
+        PolicyServer(Echo(), tls=("cert.pem",))
 
 
 def test_half_a_character_is_no_instruction(server):
@@ -185,7 +188,7 @@ def test_no_chunk_leaves_that_a_robot_cannot_execute(server, monkeypatch, values
 
 
 def ask(server, data):
-    with connect(server.url, compression=None) as socket:
+    with connect(server.url + PATH, compression=None) as socket:
         socket.recv()
         socket.send(data)
         return socket.recv(timeout=5)
@@ -204,7 +207,7 @@ def test_it_closes_while_a_prediction_lasts(monkeypatch):
     started, go = threading.Event(), threading.Event()
     monkeypatch.setattr(Echo, "predict", lambda self, observations: (started.set(), go.wait(5), [])[2])
     server = PolicyServer(Echo())
-    with connect(server.url, compression=None) as socket:
+    with connect(server.url + PATH, compression=None) as socket:
         socket.recv()
         socket.send(encode({"id": 1, "observations": [observation_to_wire(observation(0.5))]}))
         assert started.wait(5)

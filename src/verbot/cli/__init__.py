@@ -28,6 +28,7 @@ from verbot.cli.inspect import (
     doctor_command,
     list_command,
 )
+from verbot.cli.serve import serve_command
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
 from verbot.folders import is_blank
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "robustness": robustness_command,
     "watch": watch_command,
     "explain": explain_command,
+    "serve": serve_command,
     "data annotate": data_annotate_command,
     "data check": data_check_command,
     "data info": data_info_command,

@@ -18,6 +18,7 @@ from verbot.ranges import COUNT, COUNT_OR_NONE, IMAGE_SIZE, NOT_NEGATIVE, PORT, 
 # By the option's name; by command and name where they differ.
 RANGES: dict[str, NumberRange | None] = {
     "axes": STRENGTH,
+    "batch": COUNT,
     "captions": COUNT_OR_NONE,
     "delay": COUNT_OR_NONE,
     "delay_estimate": COUNT_OR_NONE,
@@ -29,10 +30,12 @@ RANGES: dict[str, NumberRange | None] = {
     "image_size": IMAGE_SIZE,
     "index": COUNT_OR_NONE,
     "limit": COUNT,
+    "max_clients": COUNT,
     "max_episode_gb": POSITIVE,
     "max_frames": COUNT,
     "minutes": POSITIVE,
     "noise": NOT_NEGATIVE,
+    "observations": COUNT,
     "port": PORT,
     "randomize": STRENGTH,
     "robustness axes": None,  # names
@@ -46,7 +49,9 @@ RANGES: dict[str, NumberRange | None] = {
     "strength": STRENGTH,
     "strengths": STRENGTH,
     "subsample": COUNT,
+    "threads": COUNT_OR_NONE,
     "videos": COUNT_OR_NONE,
+    "wait_ms": NOT_NEGATIVE,
     "workers": COUNT_OR_NONE,
 }
 # The files and folders into which commands write.

@@ -1,5 +1,5 @@
 """Deployment: policies served to robots over the network."""
 
-from verbot.deploy.server import PolicyServer
+from verbot.deploy.server import PolicyServer, ServingOptions
 
-__all__ = ["PolicyServer"]
+__all__ = ["PolicyServer", "ServingOptions"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import http
 import os
@@ -24,7 +25,8 @@ class Access:
 
     Args:
         host: the interface that is served.
-        token: what clients have to send as ``Authorization: Bearer TOKEN``; None admits without.
+        token: what clients have to send as ``Authorization: Bearer TOKEN``; ``Api-Key TOKEN``, as openpi's clients send it, and
+            the password of an address ``ws://verbot:TOKEN@HOST`` are taken too. None admits without.
         origins: web pages that may connect, e.g. ``"https://robot.example"``; a browser names them, other clients do not.
 
     Raises:
@@ -38,22 +40,35 @@ class Access:
             raise ConfigError(f"origins is {origins!r}; expected a sequence of origins: ({origins!r},)")
         self._is_local, self._token, self._origins = is_loopback(host), token, tuple(origins)
 
-    def admit(self, request: Request) -> Response | None:
-        """None for a client that may connect, otherwise its response."""
+    def admit(self, request: Request, is_public: bool = False) -> Response | None:
+        """None for a client that may connect, otherwise its response. With `is_public` the token is not asked for."""
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1 or (self._is_local and not is_loopback(host_name(hosts[0]))):
             # A foreign name that resolves to the loopback: a web page tries to pass as a page of this machine.
             return refusal(http.HTTPStatus.FORBIDDEN, "wrong host: use the address of the loopback, or serve another interface")
         if any(origin not in self._origins for origin in request.headers.get_all("Origin")):
             return refusal(http.HTTPStatus.FORBIDDEN, "web pages may not connect, but for those of the server's `origins`")
-        if self._token is not None and not self._knows(request.headers.get_all("Authorization")):
+        if self._token is not None and not is_public and not self._knows(request.headers.get_all("Authorization")):
             response = refusal(http.HTTPStatus.UNAUTHORIZED, "a token is needed, as Authorization: Bearer TOKEN")
             response.headers["WWW-Authenticate"] = "Bearer"
             return response
         return None
 
     def _knows(self, sent: Sequence[str]) -> bool:
-        return len(sent) == 1 and hmac.compare_digest(sent[0].encode(), f"Bearer {self._token}".encode())
+        scheme, _, text = (sent[0] if len(sent) == 1 else "").partition(" ")
+        if scheme == "Basic":
+            text = _password(text)
+        elif scheme not in ("Bearer", "Api-Key"):
+            return False
+        return hmac.compare_digest(text.encode(errors="surrogateescape"), str(self._token).encode())
+
+
+def _password(credentials: str) -> str:
+    """The password in what a client sends for the user and the password of an address; ``""`` if there is none."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def check_exposed(host: str, token: str | None, tls: Certificate | None) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from verbot.contracts import Policy
+from verbot.deploy.arrivals import MOST_WAIT_S, Arrivals
 from verbot.errors import PolicyError, VerbotError
 from verbot.spec import ActionChunk, Observation
 
 BATCH = 16  # observations predicted at once at most, while several clients ask
 READ_BYTES = 2**20  # requests read at most between two predictions, one at least
-RECENT_S = 1.0  # a client counts among those that ask for so long after its last request
 
 
 @dataclass
@@ -28,6 +28,7 @@ class TurnRequest:
         data: the request.
         read: makes it observations that fit the policy; raises `VerbotError`.
         finish: takes the chunks, one an observation, or the error.
+        predict_s: what the predictions for it took, those for others in the same batch included.
     """
 
     client: int
@@ -36,6 +37,7 @@ class TurnRequest:
     finish: Callable[[list[ActionChunk] | Exception], None]
     observations: Sequence[Observation] = ()
     chunks: list[ActionChunk] = field(default_factory=list)
+    predict_s: float = 0.0
 
     def rest(self, most: int) -> Sequence[Observation]:
         """The next observations without a chunk."""
@@ -45,19 +47,40 @@ class TurnRequest:
 class Turns:
     """Reads and predicts in one thread of its own.
 
-    A client that asks alone has its requests predicted whole. While several ask, each prediction has room for `BATCH`
-    observations, shared evenly. An error in a prediction for several is traced to the client that caused it, which is then
-    predicted for alone until that succeeds.
+    A client that asks alone has its requests predicted whole and at once. While several ask, each prediction has room for `batch`
+    observations, shared evenly, and waits some milliseconds for clients that are about to ask (`verbot.deploy.arrivals`). An
+    error in a prediction for several is traced to the client that caused it, which is then predicted for alone until that
+    succeeds.
+
+    Args:
+        batch: observations predicted at once at most, while several clients ask; 1 predicts for one after another.
+        wait_s: the longest wait of a prediction for further requests.
+        predicted: is told the number of observations of each prediction, and the seconds that it took.
     """
 
-    def __init__(self, policy: Policy):
+    def __init__(
+        self,
+        policy: Policy,
+        batch: int = BATCH,
+        wait_s: float = MOST_WAIT_S,
+        predicted: Callable[[int, float], None] = lambda count, seconds: None,
+    ):
+        self.batch, self._predicted, self._arrivals = batch, predicted, Arrivals(wait_s)
         self._policy, self._lock = policy, threading.Lock()
         self._changed, self._is_closed = threading.Condition(), False
         self._unread: deque[TurnRequest] = deque()
         self._ready: deque[TurnRequest] = deque()
-        self._asked: dict[int, float] = {}
         self._suspects: set[int] = set()
         threading.Thread(target=self._run, name="policy-server-predict", daemon=True).start()
+
+    @property
+    def wait_s(self) -> float:
+        """The longest wait of a prediction for further requests."""
+        return self._arrivals.most_wait_s
+
+    @wait_s.setter
+    def wait_s(self, seconds: float) -> None:
+        self._arrivals.most_wait_s = seconds
 
     def submit(self, job: TurnRequest) -> None:
         with self._changed:
@@ -97,6 +120,7 @@ class Turns:
     def _run(self) -> None:
         while self._wait():
             self._read()
+            self._gather()
             parts = self._parts()
             if parts:
                 try:
@@ -104,7 +128,7 @@ class Turns:
                 except BaseException as error:  # the thread goes on, and nobody waits for ever
                     for job, _ in parts:
                         self._ready = deque(each for each in self._ready if each is not job)
-                        job.finish(_typed(error))
+                        self._finish(job, _typed(error))
             del parts  # keeps no request until the next
 
     def _wait(self) -> bool:
@@ -125,23 +149,35 @@ class Turns:
                 continue
             if job.observations:
                 self._ready.append(job)
-                self._asked[job.client] = time.monotonic()
+                self._arrivals.asked(job.client, time.monotonic())
             else:
                 job.finish([])
+
+    def _gather(self) -> None:
+        """Wait for clients that are about to ask, while the batch has room."""
+        since = time.monotonic()
+        while self._ready and sum(len(job.observations) - len(job.chunks) for job in self._ready) < self.batch:
+            wait_s = self._arrivals.wait_s(since, time.monotonic(), {job.client for job in self._ready})
+            if wait_s <= 0:
+                return
+            with self._changed:
+                self._changed.wait_for(lambda: self._unread or self._is_closed, timeout=wait_s)
+                if self._is_closed:
+                    return
+            self._read()
 
     def _parts(self) -> list[tuple[TurnRequest, Sequence[Observation]]]:
         """What to predict next: jobs and some of their observations. The jobs go to the end of the queue."""
         if not self._ready:
             return []
-        limit = time.monotonic() - RECENT_S
-        self._asked = {client: last for client, last in self._asked.items() if last > limit}
-        self._suspects &= self._asked.keys()
-        if len(self._asked.keys() | {job.client for job in self._ready}) == 1:
+        recent = self._arrivals.recent(time.monotonic())
+        self._suspects &= recent
+        if len(recent | {job.client for job in self._ready}) == 1:
             job = self._ready.popleft()
             return [(job, job.rest(len(job.observations)))]
-        share = max(1, BATCH // len(self._ready))
+        share = max(1, self.batch // len(self._ready))
         parts: list[tuple[TurnRequest, Sequence[Observation]]] = []
-        for _ in range(min(BATCH, len(self._ready))):
+        for _ in range(min(self.batch, len(self._ready))):
             if self._ready[0].client in self._suspects:
                 if parts:
                     break
@@ -152,21 +188,25 @@ class Turns:
         return parts
 
     def _advance(self, parts: list[tuple[TurnRequest, Sequence[Observation]]]) -> None:
+        observations, start_s = [observation for _, part in parts for observation in part], time.monotonic()
         try:
-            chunks = self.predict([observation for _, part in parts for observation in part])
+            chunks = self.predict(observations)
         except BaseException as error:  # an error in the policy, or its `sys.exit`, must not stop the other clients
             if len(parts) > 1:
                 for each in parts:
                     self._advance([each])
                 return
-            job, observations = parts[0]
-            self._suspects.add(job.client)
-            job.finish(_explained(error, observations))
+            self._suspects.add(parts[0][0].client)
+            self._finish(parts[0][0], _explained(error, observations))
             return
         if len(parts) == 1:
             self._suspects.discard(parts[0][0].client)
+        took_s = time.monotonic() - start_s
+        self._arrivals.predicted(took_s)
+        self._predicted(len(observations), took_s)
         start = 0
         for job, part in parts:
+            job.predict_s += took_s
             self._take(job, chunks[start : start + len(part)])
             start += len(part)
 
@@ -174,11 +214,15 @@ class Turns:
         try:
             job.chunks += self.checked(chunks)
         except BaseException as error:  # the policy may have given anything
-            return job.finish(_typed(error))
+            return self._finish(job, _typed(error))
         if len(job.chunks) == len(job.observations):
-            job.finish(job.chunks)
+            self._finish(job, job.chunks)
         else:
             self._ready.append(job)
+
+    def _finish(self, job: TurnRequest, result: list[ActionChunk] | Exception) -> None:
+        self._arrivals.answered(job.client, time.monotonic())
+        job.finish(result)
 
 
 def text_of(error: BaseException) -> str:

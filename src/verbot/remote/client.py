@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI
 
@@ -23,6 +24,7 @@ from verbot.spec import ActionChunk, Observation, RobotSpec
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0  # between two attempts to connect
 MAX_EXTRAS = 256  # entries of a chunk's extras, nested ones included
 MAX_EXTRAS_BYTES = 4 * 2**20
+PATH = "/verbot"  # of verbot's own protocol on a server
 BUSY_S = 1.0  # pause before a server that says that it is busy is asked again
 
 
@@ -35,7 +37,8 @@ class RemotePolicy:
     while time is left. More observations than the server reads at once are sent in several requests.
 
     Args:
-        url: e.g. ``"ws://127.0.0.1:8000"``, as in `verbot.deploy.PolicyServer.url`, or ``"wss://…"`` for TLS.
+        url: e.g. ``"ws://127.0.0.1:8000"``, as in `verbot.deploy.PolicyServer.url`, or ``"wss://…"`` for TLS. Without a path
+            `PATH` is asked for.
         timeout_s: time limit for the first connection, and for each prediction: connecting, sending and receiving together.
         token: the server's token. It is sent to other computers with TLS only.
         cafile: certificates (PEM) that sign the server's, instead of those of the system.
@@ -59,7 +62,7 @@ class RemotePolicy:
         if not (math.isfinite(timeout_s) and timeout_s > 0):
             raise ConfigError(f"timeout_s is {timeout_s}; expected seconds, more than 0")
         self.url, self._timeout_s, self._count = url, timeout_s, 0
-        self._address = Address(url, _headers(url, token), _context(url, cafile, ssl_context))
+        self._address = Address(_with_path(url), _headers(url, token), _context(url, cafile, ssl_context))
         self._lock, self._closed, self._lost = threading.Lock(), False, True
         self._transport: Transport | None = None
         self._greeting: Greeting | None = None
@@ -197,7 +200,7 @@ class RemotePolicy:
                 delay = max(delay, BUSY_S) if _is_busy(error) else delay
                 if self._lost or time.monotonic() + delay >= deadline:
                     self._lost = True
-                    raise ConnectionLostError(f"no policy server answers at {self.url}: {_plain(error)}") from error
+                    raise ConnectionLostError(f"no policy server answers at {self.url}: {_reason(error)}") from error
                 time.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY_S)
             else:
@@ -233,6 +236,12 @@ def _raise_if_permanent(url: str, error: Exception) -> None:
         raise WireError(f"no policy server answers at {url}: {_plain(error)}") from error
 
 
+def _reason(error: Exception) -> str:
+    """What a fault of the connection says, and what the server said of it."""
+    body = (error.response.body or b"").decode(errors="replace") if isinstance(error, InvalidStatus) else ""
+    return f"{_plain(error)}{': ' if body else ''}{_plain(body).strip()[:200]}"
+
+
 def _is_busy(error: Exception) -> bool:
     """Whether the server says that it has too much to do: 1013 of an open connection, HTTP 503 of a new one."""
     if isinstance(error, ConnectionClosed):
@@ -247,6 +256,16 @@ def _size(value: Any) -> int:
     if isinstance(value, str):
         return 4 * len(value) + 16
     return 16 if value is None or isinstance(value, int | float) else int(value.nbytes) + 128
+
+
+def _with_path(url: str) -> str:
+    """The address of verbot's own protocol on a server; other software is served at other paths."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url  # connecting says what is wrong
+    is_bare = parts.scheme in ("ws", "wss") and parts.netloc and parts.path in ("", "/")
+    return urlunsplit(parts._replace(path=PATH)) if is_bare else url
 
 
 def _headers(url: str, token: str | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ MAX_SHOWN = 80  # characters of a foreign value in a message
 # Plain numbers only. With an object dtype one message could crash the reader or execute code.
 DTYPES = frozenset({"|b1", "|u1", "|i1", "<u2", "<u4", "<u8", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"})
 ARRAY_KEYS = frozenset({b"__ndarray__", b"data", b"dtype", b"shape"})
+# Makes a value of a map of the message; the number is the most bytes that an array may have. It may raise `WireError`.
+MapReader = Callable[[dict[Any, Any], int], Any]
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,18 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return bytes(data)
 
 
-def decode(data: bytes, limits: WireLimits | None = None) -> dict[str, Any]:
-    """Inverse of `encode`. Raises `WireError`, and no other error, for invalid data and for more than `limits` allow."""
+def decode(data: bytes, limits: WireLimits | None = None, read_map: MapReader | None = None) -> dict[str, Any]:
+    """Inverse of `encode`. Raises `WireError`, and no other error, for invalid data and for more than `limits` allow.
+
+    Args:
+        read_map: reads the maps of another format than verbot's; by default `read_verbot_map`.
+    """
     limits = limits or WireLimits(MAX_BYTES, MAX_BYTES)
     if not isinstance(data, bytes):
         raise WireError(f"expected a binary message; got {type(data).__name__}")
     if len(data) > limits.message_bytes:
         raise WireError(f"the message has {len(data)} bytes; at most {limits.message_bytes} are read")
-    reader = _Reader(limits)
+    reader = _Reader(limits, read_map or read_verbot_map)
     try:
         message = msgpack.unpackb(
             data, object_hook=reader.map, list_hook=reader.list, strict_map_key=True, max_str_len=limits.text_bytes,
@@ -214,8 +220,8 @@ def _pack_array(value: Any) -> Any:
 class _Reader:
     """Reads the maps and lists of one message, and counts them."""
 
-    def __init__(self, limits: WireLimits):
-        self._limits, self._containers = limits, 0
+    def __init__(self, limits: WireLimits, read_map: MapReader):
+        self._limits, self._read_map, self._containers = limits, read_map, 0
 
     def list(self, items: list[Any]) -> list[Any]:
         self._count()
@@ -223,7 +229,7 @@ class _Reader:
 
     def map(self, record: dict[Any, Any]) -> Any:
         self._count()
-        return _unpack_array(record, self._limits.array_bytes)
+        return self._read_map(record, self._limits.array_bytes)
 
     def _count(self) -> None:
         self._containers += 1
@@ -235,14 +241,19 @@ def _refuse_extension(code: int, data: bytes) -> Any:
     raise WireError(f"a message has a value of msgpack's extension type {code}; expected plain values and arrays")
 
 
-def _unpack_array(record: dict[Any, Any], most: int) -> Any:
+def read_verbot_map(record: dict[Any, Any], most: int) -> Any:
+    """A map with text as keys, or the array that it encodes, of at most `most` bytes. Raises `WireError` for any other."""
     if b"__ndarray__" not in record:
         if all(isinstance(key, str) for key in record):
             return record
         raise WireError("a map has a key that is not text")
     if set(record) != ARRAY_KEYS:
         raise WireError(f"an array needs exactly the keys {sorted(ARRAY_KEYS)}; got {_shown(list(record))}")
-    data, dtype, shape = record[b"data"], record[b"dtype"], record[b"shape"]
+    return read_array(record[b"data"], record[b"dtype"], record[b"shape"], most)
+
+
+def read_array(data: Any, dtype: Any, shape: Any, most: int) -> Any:
+    """A copy of an encoded array of plain numbers. Raises `WireError` unless all fit, and for more than `most` bytes."""
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WireError(f"an array has dtype {_shown(dtype)}; expected one of {', '.join(sorted(DTYPES))}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):

@@ -104,6 +104,7 @@ class Connection:
         self._since: float | None = None  # when the message that is being received began
         self.held, self._answering = 0, 0  # bytes of messages that are being received or dealt with; and of the latter alone
         self.silent_since: float | None = time.monotonic()  # None while a message is dealt with
+        self.path, self.silence_s = "", self._limits.silence_s  # what was asked for; a service may be more patient
 
     async def messages(self, last: bool = False) -> AsyncIterator[bytes | str]:
         """The client's messages until it leaves or is dropped. The next is read when the loop comes back for it.
@@ -159,6 +160,7 @@ class Connection:
             self._feed(await self._reader.read(READ_BYTES))
             events = list(self._protocol.events_received())
         if events and isinstance(request := events[0], Request):
+            self.path = request.path
             self._protocol.send_response(admit(request) or self._protocol.accept(request))
         await self._flush()
         return self._protocol.state is State.OPEN
@@ -168,8 +170,10 @@ class Connection:
         self.start_closing(1000, "")
         try:
             async with asyncio.timeout(self._limits.close_s):
-                while await self._reader.read(READ_BYTES):
-                    pass
+                while data := await self._reader.read(READ_BYTES):
+                    self._feed(data)
+                    self._protocol.events_received()
+                    self._flush_some()  # says goodbye after the client did, which waits for it
         except (OSError, TimeoutError):
             pass
         finally:
@@ -199,12 +203,12 @@ class Connection:
             return data
         most = MORE_BYTES if self._partial else READ_BYTES
         try:
-            async with asyncio.timeout(self._limits.silence_s / 2):
+            async with asyncio.timeout(self.silence_s / 2):
                 return await self._reader.read(most)
         except TimeoutError:
             self._protocol.send_ping(b"")
         await self._flush()
-        async with asyncio.timeout(self._limits.silence_s / 2):
+        async with asyncio.timeout(self.silence_s / 2):
             return await self._reader.read(most)
 
     async def _wait_for_room(self) -> None:

@@ -40,7 +40,6 @@ from verbot.remote.notes import Notes
 RETRY_S = 0.1  # after a connection could not be accepted
 SEND_BUFFER = 2**17  # bytes that the system takes for a client; more would hide for long that it does not read
 LINGERING, LINGER_S = 32, 0.5  # so many clients that are refused may first send their request, for so long
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 LOGGER = logging.getLogger("verbot.connections")
 
 
@@ -84,7 +83,8 @@ class ConnectionServer:
         self._listener = _listen(host, port)
         self._connections: set[Connection] = set()
         self._sockets: list[socket.socket] = []
-        self._refusing = 0
+        self._refusing, self.refused = 0, 0  # that are answered now, and all
+        self._busy = _busy(self._room.most)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda loop, context: self._notes.add(str(context.get("message"))))
@@ -162,14 +162,14 @@ class ConnectionServer:
     async def _refuse(self, client: socket.socket) -> None:
         """Answer 503. Clients take an answer that comes before their request for an error, so a few are waited for."""
         self._notes.add(f"a connection was refused: {self._room.most} are open")
-        self._refusing += 1
+        self._refusing, self.refused = self._refusing + 1, self.refused + 1
         try:
             if self._tls is None and self._refusing <= LINGERING:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LINGER_S):
                         await self._loop.sock_recv(client, MORE_BYTES)
             if self._tls is None:
-                client.send(BUSY)
+                client.send(self._busy)
         except OSError:
             pass  # it has left already
         finally:
@@ -216,6 +216,13 @@ def refusal(status: http.HTTPStatus, text: str) -> Response:
     body = text.encode() + b"\n"
     headers = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Connection": "close"}
     return Response(status.value, status.phrase, Headers(headers), body)
+
+
+def _busy(most: int) -> bytes:
+    """What a client is told for whom there is no room."""
+    body = f"ServerBusy: {most} clients are connected, as many as this server takes; try again later\n".encode()
+    fields = "Connection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8"
+    return f"HTTP/1.1 503 Service Unavailable\r\n{fields}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _listen(host: str, port: int) -> socket.socket:
