@@ -90,11 +90,14 @@ class Diffusion(nn.Module):
         for now, then in zip(levels, [*levels[1:], None], strict=True):
             kept = self.alphas[now]
             found = self.guess(x, torch.full((len(x),), now, device=x.device), condition)
-            actions = self._actions(x, found, kept).clamp(-self.clip, self.clip)
-            noise = (x - kept.sqrt() * actions) / (1 - kept).sqrt()
-            left = self.alphas[then] if then is not None else torch.ones_like(kept)
-            x = left.sqrt() * actions + (1 - left).sqrt() * noise
+            x = self.step(x, found, kept, self.alphas[then] if then is not None else torch.ones_like(kept))
         return self.space.inverse(x)
+
+    def step(self, x: Tensor, found: Tensor, kept: Tensor, left: Tensor) -> Tensor:
+        """One step of DDIM, from ᾱ = `kept` to `left`, with the output `found` of the network at x."""
+        actions = self._actions(x, found, kept).clamp(-self.clip, self.clip)
+        noise = (x - kept.sqrt() * actions) / (1 - kept).sqrt()
+        return left.sqrt() * actions + (1 - left).sqrt() * noise
 
     def _actions(self, x: Tensor, found: Tensor, kept: Tensor) -> Tensor:
         """The predicted actions for x at ᾱ = `kept`, from the output of the network."""
