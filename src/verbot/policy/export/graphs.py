@@ -49,7 +49,9 @@ class GraphSource:
     def traced(self) -> torch.export.ExportedProgram:
         """The graph for batches of any size. Raises `PolicyError` if the module cannot be expressed as one."""
         rows, length = torch.export.Dim("rows", min=1, max=MOST_ROWS), torch.export.Dim("length", min=2, max=self.most)
-        shapes: tuple[Any, ...] = tuple(self._shape(name, x, rows, length) for name, x in zip(self.inputs, self.examples, strict=True))
+        shapes: tuple[Any, ...] = tuple(
+            self._shape(name, x, rows, length) for name, x in zip(self.inputs, self.examples, strict=True)
+        )
         parameters = inspect.signature(self.module.forward).parameters.values()
         named = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
         if named < len(self.inputs):  # the others are the elements of one argument
