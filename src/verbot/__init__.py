@@ -21,7 +21,7 @@ from verbot.spec import ActionChunk, Camera, Component, Observation, RobotSpec
 if TYPE_CHECKING:
     from verbot.data import open_dataset
     from verbot.envs import make_env
-    from verbot.policy.policy import load_policy
+    from verbot.policy.opening import load_policy
     from verbot.rollout.collect import collect
     from verbot.workflows.train_evaluate import evaluate, train
 
@@ -32,7 +32,7 @@ gymnasium_ids.register_when_imported()
 _LAZY = {
     "open_dataset": "verbot.data",
     "make_env": "verbot.envs",
-    "load_policy": "verbot.policy.policy",
+    "load_policy": "verbot.policy.opening",
     "collect": "verbot.rollout.collect",
     "train": "verbot.workflows.train_evaluate",
     "evaluate": "verbot.workflows.train_evaluate",

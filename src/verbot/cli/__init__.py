@@ -28,6 +28,7 @@ from verbot.cli.inspect import (
     doctor_command,
     list_command,
 )
+from verbot.cli.optimize import optimize_command
 from verbot.cli.serve import serve_command
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "robustness": robustness_command,
     "watch": watch_command,
     "explain": explain_command,
+    "optimize": optimize_command,
     "serve": serve_command,
     "data annotate": data_annotate_command,
     "data check": data_check_command,
@@ -71,7 +73,19 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "collect": {"--again": "--revisit", "--first": "--max-frames"},
 }
 _python_text = warnings.formatwarning
-RESUMED = ("demo", "collect", "teleop", "train", "evaluate", "compare", "robustness", "data import", "reinforce", "gap")
+RESUMED = (
+    "demo",
+    "collect",
+    "teleop",
+    "train",
+    "evaluate",
+    "compare",
+    "robustness",
+    "optimize",
+    "data import",
+    "reinforce",
+    "gap",
+)
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
 

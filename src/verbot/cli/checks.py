@@ -39,7 +39,9 @@ RANGES: dict[str, NumberRange | None] = {
     "port": PORT,
     "randomize": STRENGTH,
     "robustness axes": None,  # names
+    "observations": COUNT,
     "rate_hz": RATE_HZ,
+    "repeats": COUNT_OR_NONE,
     "samples": COUNT,
     "scene": COUNT_OR_NONE,
     "scenes": COUNT_OR_NONE,
@@ -57,7 +59,7 @@ RANGES: dict[str, NumberRange | None] = {
 # The files and folders into which commands write.
 RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
-    "explain": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
+    "explain": "out", "optimize": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
     "reinforce": "out", "gap": "out", "look": "out",
 }  # fmt: skip
 RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # configurations use these protocols without torch
     from torch import Tensor, nn
 
     from verbot.models.action_space import ActionReadout
+    from verbot.models.exported_text import ExportedText
     from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
 Options = Mapping[str, Any]
@@ -58,6 +59,13 @@ class LimitsTokens(Protocol):
     """A language encoder that knows how many tokens of an instruction it reads at most."""
 
     def most_tokens(self) -> int: ...
+
+
+@runtime_checkable
+class ExportsText(Protocol):
+    """A language encoder whose instructions can be read without torch, so that its policy can be exported."""
+
+    def exported_text(self) -> ExportedText: ...
 
 
 @runtime_checkable

@@ -28,6 +28,7 @@ Optional abilities are protocols in `verbot.models.protocols`, checked with ``is
 | an encoder's options are fitted to the training instructions (vocabulary, checkpoint), a head's to the actions (bins) | `FitsInstructions`, `FitsActions`; `GrowsVocabulary` for new words in fine-tuning |
 | an encoder needs image sides that are multiples of a number; `NetworkConfig.with_image_size` then chooses such sides | `NeedsSideMultiple` |
 | a pretrained language encoder counts the tokens of a text that say nothing to it | `CountsUnreadTokens` |
+| a language encoder's instructions can be read without torch, so that its policy can be exported | `ExportsText` |
 | a vision encoder encodes an image once for many sentences | `AnswersQueries` |
 | a vision encoder's features do not depend on the sentence; they can be cached on disk | `InstructionFreeFeatures`, `CacheableFeatures` |
 | a fusion returns its layers, a head reads them | `GivesLayers`, `ReadsLayers` |

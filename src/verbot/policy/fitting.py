@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from verbot.models.config import NetworkConfig
-from verbot.models.tokens import Sizes
 from verbot.spec import BoolArray, Camera, FloatArray, UInt8Array
 from verbot.transforms import FitImage
+
+if TYPE_CHECKING:  # robots run exported policies without torch
+    from verbot.models.config import NetworkConfig
+    from verbot.models.tokens import Sizes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -19,31 +18,17 @@ from verbot.models.bounded import bounded_network
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.policy.storage import OLDER, check_format, json_table, policy_folder, read
-from verbot.spec import Component, RobotSpec
+from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, one_line, shortened, stored_statistics, table_of
+from verbot.spec import RobotSpec
 from verbot.spec.checks import with_clean_names
 from verbot.spec.messages import MAX_ROWS
-from verbot.statistics import FeatureStatistics, Statistics
+from verbot.statistics import Statistics
 
-WEIGHTS, CONFIG, STATISTICS = "weights.safetensors", "policy.json", "statistics.json"
+WEIGHTS = "weights.safetensors"
 MOST_PIXELS, MOST_FRAMES = 2**24, 1024  # of the images of a network, and of its history; more is a damaged number
 MOST = 2**20  # of any other whole number of a network, unless the weights hold as many
-FLOAT32 = float(np.finfo(np.float32).max)
 # What a part raises for options that it cannot have; they are plain JSON until then.
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, AssertionError, MemoryError)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How raw values become normalized ones; see `verbot.transforms.METHODS`.
-
-    Args:
-        state, action: the method for state and action.
-        allow_missing_cameras: mask a camera that an observation lacks, instead of raising an error.
-    """
-
-    state: str = "z_score"
-    action: str = "z_score"
-    allow_missing_cameras: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,26 +55,19 @@ def stored_policy(name: str | Path) -> StoredPolicy:
         check_format(record.get("format"), path)
         if not isinstance(record.get("blind"), bool):
             raise ConfigError(f"blind is {record.get('blind')!r}; expected true or false")
-        spec = build(RobotSpec, with_clean_names(_field(record, "spec")), "spec")
+        spec = build(RobotSpec, with_clean_names(table_of(record, "spec")), "spec")
         config = _network(record)
-        preprocessing = build(Preprocessing, _field(record, "preprocessing"), "preprocessing")
+        preprocessing = build(Preprocessing, table_of(record, "preprocessing"), "preprocessing")
     except (ConfigError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
-        raise PolicyError(f"{path}: this version of verbot cannot read the policy: {_line(error)}") from error
-    statistics = _statistics(files[STATISTICS], spec, folder / STATISTICS)
+        raise PolicyError(f"{path}: this version of verbot cannot read the policy: {one_line(error)}") from error
+    statistics = stored_statistics(files[STATISTICS], spec, folder / STATISTICS)
     weights = _weights(files[WEIGHTS], record["format"] == OLDER, folder / WEIGHTS)
     network = _filled(config, spec, weights, folder)
     return StoredPolicy(network, spec, statistics, preprocessing, record["blind"])
 
 
-def _field(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = record.get(name)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name} is {_short(value)}; expected a table")
-    return value
-
-
 def _network(record: Mapping[str, Any]) -> NetworkConfig:
-    network = _field(record, "network")
+    network = table_of(record, "network")
     for place, value in _numbers(network, "network"):
         if not math.isfinite(value):
             raise ConfigError(f"{place} is {value}; expected a number")
@@ -112,39 +90,11 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
         yield place, value
 
 
-def _statistics(content: bytes, spec: RobotSpec, path: Path) -> Statistics:
-    record = json_table(content, path)
-    try:
-        found = Statistics.from_json(record)
-    except (DataError, OverflowError) as error:
-        raise PolicyError(f"{path}: {_line(error)}") from error
-    vectors: dict[str, tuple[Component, ...]] = {"action": spec.action} | ({"state": spec.state} if spec.state else {})
-    for name, components in vectors.items():
-        if name not in found:
-            raise PolicyError(f"{path} has no statistics of {name!r}; it has those of {', '.join(found) or 'nothing'}")
-        size = sum(component.size for component in components)
-        if found[name].size != size:
-            raise PolicyError(f"{path} has statistics of {found[name].size} numbers of {name!r}; the robot has {size}")
-        _check_finite(found[name], name, path)
-    return found
-
-
-def _check_finite(statistics: FeatureStatistics, name: str, path: Path) -> None:
-    kinds = {"min": statistics.min, "max": statistics.max, "mean": statistics.mean, "std": statistics.std}
-    for kind, values in (kinds | {f"quantile {q:g}": values for q, values in statistics.quantiles.items()}).items():
-        wrong = ~(np.abs(values) <= FLOAT32) | ((values < 0) & (kind == "std"))
-        if wrong.any():
-            place = int(np.argmax(wrong))
-            raise PolicyError(f"{path}: the {kind} of {name!r} is {values[place]} in dimension {place}; expected a finite number")
-    if (statistics.min > statistics.max).any() or statistics.count < 1:
-        raise PolicyError(f"{path}: the statistics of {name!r} have a min above the max, or a count of {statistics.count}")
-
-
 def _weights(content: bytes, older: bool, path: Path) -> dict[str, Tensor]:
     try:
         weights = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise PolicyError(f"{path} is not a file of weights ({_line(error)})") from error
+        raise PolicyError(f"{path} is not a file of weights ({one_line(error)})") from error
     return {weight_name(name): value for name, value in weights.items()} if older else weights
 
 
@@ -154,14 +104,14 @@ def _filled(config: NetworkConfig, spec: RobotSpec, weights: Mapping[str, Tensor
     try:
         for place, value in _numbers(config.to_json(), "network"):
             if isinstance(value, int) and abs(value) > most:
-                raise ConfigError(f"{place} is {_short(value)}; the weights hold {most} numbers at most")
+                raise ConfigError(f"{place} is {shortened(value)}; the weights hold {most} numbers at most")
         network = bounded_network(config, spec, weights)
         _compare(network.state_dict(), weights, path)
         network.load_state_dict(dict(weights))
     except (PolicyError, CorruptFileError, MissingDependencyError):
         raise
     except (VerbotError, *UNUSABLE) as error:
-        raise PolicyError(f"{folder / CONFIG}: the network of the policy cannot be built: {_line(error)}") from error
+        raise PolicyError(f"{folder / CONFIG}: the network of the policy cannot be built: {one_line(error)}") from error
     return network.eval()
 
 
@@ -178,14 +128,3 @@ def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path
             raise PolicyError(f"{path}: the weight {name} is {shapes[0]}; the network has {shapes[1]}")
         if weight.dtype.is_floating_point and not weight.to(wanted.dtype).isfinite().all():
             raise PolicyError(f"{path}: the weight {name} is not finite; the policy cannot act")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = f"{text} is missing" if isinstance(error, KeyError) and not isinstance(error, VerbotError) else text
-    return text if len(text) <= 400 else f"{text[:399]}…"

@@ -27,13 +27,14 @@ from verbot.policy.checks import blank_images, check_memories, check_output, che
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
-from verbot.policy.loading import CONFIG, STATISTICS, WEIGHTS, Preprocessing, stored_policy
+from verbot.policy.loading import WEIGHTS, stored_policy
 from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.planned import planned_actions
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
+from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, action_transform, state_transform
 from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
-from verbot.transforms import KEPT_KINDS, Affine, ClipTransform, FitImage, Pipeline, normalizer
+from verbot.transforms import FitImage
 
 if TYPE_CHECKING:
     from verbot.data.samples.labels import MaskedArray
@@ -64,8 +65,8 @@ class VLAPolicy:
         self.equal_texts = False  # see `verbot.policy.batch_invariance`
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
-        self._state = normalizer(self.preprocessing.state, statistics["state"], spec.state) if spec.state else Affine.of_nothing()
-        self.action_transform = _action_transform(self.preprocessing, spec, statistics)
+        self._state = state_transform(self.preprocessing, spec, statistics)
+        self.action_transform = action_transform(self.preprocessing, spec, statistics)
         self._fitter = ImageFitter.of(network.config, network.sizes)
         self._color_cameras = spec.color_cameras
         self._depth_cameras = spec.depth_cameras if network.config.depth else ()
@@ -88,7 +89,7 @@ class VLAPolicy:
         """
         preprocessing = preprocessing or Preprocessing()
         if chunks is not None:
-            chunks = _action_transform(preprocessing, spec, statistics).forward(chunks)
+            chunks = action_transform(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks), spec)
@@ -363,25 +364,3 @@ class VLAPolicy:
         if self.preprocessing.allow_missing_cameras:
             spec = dataclasses.replace(spec, cameras=tuple(c for c in spec.cameras if c.name in observation.images))
         observation.check(spec)
-
-
-def load_policy(path: str | os.PathLike[str]) -> VLAPolicy:
-    """Load a policy from a directory and verify it; ``"starter"`` is the policy that ships with verbot.
-
-    Raises:
-        PolicyError: the directory is incomplete, or is not a policy's.
-        CorruptFileError: a file has changed since it was saved.
-
-    Example:
-        >>> import tempfile, verbot
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     policy = load_policy(verbot.train("tiny", out=folder, steps=1, progress=False).policy)
-        >>> policy.spec.camera_names, policy.config.chunk
-        (('front', 'wrist'), 4)
-    """
-    return VLAPolicy.load(path)
-
-
-def _action_transform(preprocessing: Preprocessing, spec: RobotSpec, statistics: Statistics) -> Pipeline:
-    normal = normalizer(preprocessing.action, statistics["action"], spec.action, KEPT_KINDS)
-    return Pipeline((ClipTransform(spec.action_low(), spec.action_high()), normal))

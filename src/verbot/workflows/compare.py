@@ -305,9 +305,9 @@ def _cost(training: Path) -> Cost:
 
 
 def _parameters(policy: Path) -> int:
-    from verbot.policy.policy import load_policy
+    from verbot.policy.policy import VLAPolicy
 
-    return sum(parameter.numel() for parameter in load_policy(policy).network.parameters())
+    return sum(parameter.numel() for parameter in VLAPolicy.load(policy).network.parameters())
 
 
 def _print_progress(

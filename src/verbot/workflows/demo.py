@@ -14,7 +14,7 @@ from verbot.errors import ConfigError, CorruptFileError, DataError
 from verbot.evaluation import Summary, run_evaluation
 from verbot.evaluation.report.summary import format_estimate
 from verbot.files import hold, read_record, write_atomic
-from verbot.policy.policy import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.recipes.config import Recipe, resolve
 from verbot.workflows.load_policy import policy_source
 from verbot.workflows.stages import all_demonstrations, card, learn
@@ -52,7 +52,7 @@ def demo(
             source = dataclasses.replace(policy_source(str(out / "policy")), name=f"{run.name} policy")
             summary = run_evaluation(source, run.evaluation, out / "evaluation", command=command, progress=progress)
         write_atomic(out / "report.html", (out / "evaluation" / "report.html").read_bytes())
-        load_policy(out / "policy").save(out / "policy", card=card(run) + metrics_markdown(summary))
+        VLAPolicy.load(out / "policy").save(out / "policy", card=card(run) + metrics_markdown(summary))
     return summary
 
 

@@ -14,6 +14,8 @@ from verbot.envs import make_env
 from verbot.envs.fitting import fitting_options
 from verbot.errors import ConfigError, VerbotError
 from verbot.policy.identity import policy_identity
+from verbot.policy.opening import load_policy
+from verbot.policy.runtime import RuntimePolicy, is_exported
 from verbot.policy.storage import json_table, policy_folder
 from verbot.rollout.baselines import PolicySource
 from verbot.spec import RobotSpec
@@ -37,10 +39,13 @@ def open_policy(name: str, device: str = "cpu") -> Policy:
     """
     if name.startswith(("ws://", "wss://")):
         return open_remote(name)
-    from verbot.policy.policy import load_policy
+    policy = load_policy(name)
+    if isinstance(policy, RuntimePolicy):
+        if device not in ("cpu", "auto"):
+            raise ConfigError(f"{name} is an exported policy, which runs on the CPU; --device {device} does not apply")
+        return policy
     from verbot.training.distributed.device import find_device
 
-    policy = load_policy(name)
     policy.network.to(find_device(device))
     return policy
 
@@ -68,7 +73,7 @@ def policy_source(name: str, device: str = "cpu") -> PolicySource:
         return _remote_source(name)
     folder = policy_folder(name)
     identity = policy_identity(folder)[:16]
-    if device != "cpu":
+    if device != "cpu" and not is_exported(folder):
         from verbot.training.distributed.device import find_device
 
         find_device(device)
@@ -96,10 +101,13 @@ def policy_spec(name: str) -> RobotSpec | None:
 
 def _open_to_evaluate(folder: str, device: str) -> Policy:
     """The policy in `folder`; its predictions do not depend on the batch, so that results do not depend on an interruption."""
+    policy = open_policy(folder, device)
+    if isinstance(policy, RuntimePolicy):
+        policy.equal_texts = True
+        return policy
     from verbot.policy.batch_invariance import batch_invariant
     from verbot.policy.policy import VLAPolicy
 
-    policy = open_policy(folder, device)
     return batch_invariant(policy) if isinstance(policy, VLAPolicy) else policy
 
 

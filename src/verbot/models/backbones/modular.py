@@ -270,7 +270,7 @@ class Modular(Backbone):
         """The previous action as one token per frame (b, t, e); only the latest frame's is not masked."""
         previous_action = batch.previous_action
         if previous_action is None:
-            zeros = batch.state.new_zeros(len(batch.state), self.sizes.action_size)
+            zeros = batch.state.new_zeros(batch.state.shape[0], self.sizes.action_size)
             previous_action = Masked(zeros, torch.zeros_like(batch.state_mask[:, 0]))
         group: TokenGroup = self.previous_action(previous_action.values, previous_action.mask)  # type: ignore[misc]
         earlier = self.config.history - 1

@@ -42,4 +42,4 @@ class Mlp(nn.Module):
         x: Tensor = torch.cat(flat, 1)  # (b, n·e)
         for layer in self.layers:
             x = torch.relu(layer(x))
-        return TokenGroup(x.unsqueeze(1), x.new_ones(len(x), 1, dtype=torch.bool), "fused")
+        return TokenGroup(x.unsqueeze(1), x.new_ones(x.shape[0], 1, dtype=torch.bool), "fused")

@@ -49,7 +49,7 @@ class Perceiver(nn.Module):
 
     def forward(self, groups: Sequence[TokenGroup]) -> TokenGroup:
         joined = join(self.marks(groups))
-        x = self.read(self.queries.expand(len(joined.tokens), -1, -1), joined.mask, self.keys(joined.tokens))  # (b, q, e)
+        x = self.read(self.queries.expand(joined.tokens.shape[0], -1, -1), joined.mask, self.keys(joined.tokens))  # (b, q, e)
         everything = x.new_ones(x.shape[:2], dtype=torch.bool)
         for block in self.blocks:
             x = block(x, everything)

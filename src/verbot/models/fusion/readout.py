@@ -68,7 +68,7 @@ class ReadoutFusion(nn.Module):
         """The final states of all tokens (b, n + readouts, e), readouts last."""
         groups = self.marks([*text_groups(groups), *observation_groups(groups)])
         joined = join(groups)
-        x = torch.cat([joined.tokens, self.readouts.expand(len(joined.tokens), -1, -1)], 1)
+        x = torch.cat([joined.tokens, self.readouts.expand(joined.tokens.shape[0], -1, -1)], 1)
         allowed = self._allowed(groups, joined.mask)
         for block in self.blocks:
             x = block(x, allowed)
@@ -82,7 +82,7 @@ class ReadoutFusion(nn.Module):
             for g in groups
         ]
         order = torch.cat([*parts, frames.new_full((len(self.readouts),), self.history)])
-        valid = torch.cat([mask, mask.new_ones(len(mask), len(self.readouts))], 1)
+        valid = torch.cat([mask, mask.new_ones(mask.shape[0], len(self.readouts))], 1)
         private = order == self.history
         itself = torch.eye(len(order), dtype=torch.bool, device=mask.device)
         return until(order, valid) & (~private | itself)

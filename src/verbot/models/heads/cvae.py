@@ -106,9 +106,9 @@ class CVAE(nn.Module):
 
     def decode(self, fused: TokenGroup, z: Tensor) -> Tensor:
         """Raw numbers (b, k, r) for styles z (b, latent)."""
-        style = TokenGroup(self.style(z).unsqueeze(1), fused.mask.new_ones(len(z), 1), "style")
+        style = TokenGroup(self.style(z).unsqueeze(1), fused.mask.new_ones(z.shape[0], 1), "style")
         memory = join([TokenGroup(self.memory(fused.tokens), fused.mask, "fused"), style])
-        x = self.queries.expand(len(z), -1, -1)  # (b, k, hidden)
+        x = self.queries.expand(z.shape[0], -1, -1)  # (b, k, hidden)
         all_queries = memory.mask.new_ones(x.shape[:2])
         for block in self.decoder:
             x = block(x, all_queries, memory.tokens, memory.mask)

@@ -119,7 +119,7 @@ class Diffusion(nn.Module):
         x = start(len(condition), self.shape, generator, condition.device)
         for now, then in self._levels():
             found = self.guess(x, torch.full((len(x),), now, device=x.device), condition)
-            x = self._step(x, self._actions(x, found, self.alphas[now]), now, then)
+            x = self.step(x, found, self.alphas[now], self._kept(then))
         return self.space.inverse(x)
 
     def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
@@ -143,7 +143,7 @@ class Diffusion(nn.Module):
             scale = (kept.sqrt() + (1 - kept).sqrt()).item()
             time = kept.sqrt().item() / scale
             moved = actions + (1 - time) * gain(time, self.continuation.beta) * scale * correction
-            x = self._step(x, torch.where(is_guided, moved, actions), now, then)
+            x = self._toward(x, torch.where(is_guided, moved, actions), kept, self._kept(then))
         return self.space.inverse(x)
 
     def _levels(self) -> list[tuple[int, int | None]]:
@@ -151,11 +151,18 @@ class Diffusion(nn.Module):
         levels = sampled_levels(len(self.alphas), self.steps)
         return list(zip(levels, [*levels[1:], None], strict=True))
 
-    def _step(self, x: Tensor, actions: Tensor, now: int, then: int | None) -> Tensor:
-        """From x at level `now`, where `actions` are predicted, to level `then`, or to the actions."""
-        kept, actions = self.alphas[now], actions.clamp(-self.clip, self.clip)
+    def _kept(self, level: int | None) -> Tensor:
+        """ᾱ of a level; 1 for the actions themselves."""
+        return self.alphas[level] if level is not None else torch.ones_like(self.alphas[0])
+
+    def step(self, x: Tensor, found: Tensor, kept: Tensor, left: Tensor) -> Tensor:
+        """One step of DDIM, from ᾱ = `kept` to `left`, with the output `found` of the network at x."""
+        return self._toward(x, self._actions(x, found, kept), kept, left)
+
+    def _toward(self, x: Tensor, actions: Tensor, kept: Tensor, left: Tensor) -> Tensor:
+        """From x at ᾱ = `kept` to `left`, where `actions` are predicted."""
+        actions = actions.clamp(-self.clip, self.clip)
         noise = (x - kept.sqrt() * actions) / (1 - kept).sqrt()
-        left = self.alphas[then] if then is not None else torch.ones_like(kept)
         return left.sqrt() * actions + (1 - left).sqrt() * noise
 
     def _actions(self, x: Tensor, found: Tensor, kept: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class AttentionPool(nn.Module):
 
     def forward(self, group: TokenGroup) -> Tensor:
         tokens = self.norm(group.tokens)
-        return self.attention(self.query.expand(len(tokens), -1, -1), tokens, group.mask).squeeze(1)
+        return self.attention(self.query.expand(tokens.shape[0], -1, -1), tokens, group.mask).squeeze(1)
 
 
 class First(nn.Module):
@@ -146,7 +146,7 @@ class FusedToken(nn.Module):
 
     def forward(self, *vectors: Tensor) -> TokenGroup:
         x = self.layers(torch.cat(vectors, -1)).unsqueeze(1)
-        return TokenGroup(x, x.new_ones(len(x), 1, dtype=torch.bool), "fused")
+        return TokenGroup(x, x.new_ones(x.shape[0], 1, dtype=torch.bool), "fused")
 
 
 class Overview(nn.Module):

@@ -40,7 +40,7 @@ class Contrastive(TrainingObjective):
 
     def prediction_queries(self, batch: Batch) -> Queries | None:
         """One query per row: the row's own instruction."""
-        return Queries(torch.arange(len(batch.state), device=batch.state.device)) if self.attends else None
+        return Queries(torch.arange(batch.state.shape[0], device=batch.state.device)) if self.attends else None
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """``"contrastive"``, and what to log (see `verbot.models.objectives.siglip.watched`); zeros without captions."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from verbot.agents import ChunkAgent
 from verbot.contracts import Policy, TaskEnv
 from verbot.envs import make_env
-from verbot.policy.policy import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import Demonstration, LeadIn, demonstrate
 from verbot.training.imitation.augment import numbers
 from verbot.training.imitation.records import DaggerConfig
@@ -35,7 +35,7 @@ class CorrectionSetup:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[DaggerWorker]:
-        policy = load_policy(self.policy)
+        policy = VLAPolicy.load(self.policy)
         with closing(make_env(self.config.env, **self.config.options)) as env:
             yield DaggerWorker(self, policy, env)
 

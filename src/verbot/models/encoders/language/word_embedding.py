@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.encoders.language.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, split_words
+from verbot.models.exported_text import ExportedText, TextRecord
 from verbot.models.layers.transformer import Block
 from verbot.models.registries import language_encoders
 from verbot.models.tokens import Sizes, TextBatch, TokenGroup
@@ -37,7 +38,7 @@ class WordEmbedding(nn.Module):
         if vocabulary is None:
             raise ConfigError("word_embedding has no vocabulary; build it with WordEmbedding.fit(options, instructions)")
         self.ids = {word: i for i, word in enumerate((*SPECIAL, *vocabulary))}
-        self.longest = longest
+        self.longest, self.vocabulary = longest, tuple(vocabulary)
         self.embed = nn.Embedding(len(self.ids), sizes.width)
         self.positions = nn.Parameter(torch.randn(longest + 2, sizes.width) * 0.1)
         self.blocks = nn.ModuleList(Block(sizes.width, heads) for _ in range(layers))
@@ -62,6 +63,9 @@ class WordEmbedding(nn.Module):
 
     def most_tokens(self) -> int:
         return len(self.positions)
+
+    def exported_text(self) -> ExportedText:
+        return ExportedText(TextRecord("words", self.most_tokens(), self.vocabulary))
 
     def forward(self, text: TextBatch) -> TokenGroup:
         x: Tensor = self.embed(text.values) + self.positions[: text.values.shape[1]]  # (b, l, e)
