@@ -30,8 +30,8 @@ SOCKET = "socket"  # the path of the websocket, below the token
 _SHOWN = 80  # characters of a value in a message
 
 # For each type of message its fields; of each a predicate for valid values, and their description.
-Field = tuple[Callable[[Any], bool], str]
-Fields = Mapping[str, Mapping[str, Field]]
+MessageField = tuple[Callable[[Any], bool], str]
+MessageFields = Mapping[str, Mapping[str, MessageField]]
 
 
 class PageAccess:
@@ -87,7 +87,7 @@ def page_file(package: str, name: str) -> Response:
     return answer(http.HTTPStatus.OK, folder.joinpath(name).read_text("utf-8"), f"{kind}; charset=utf-8")
 
 
-def parse_message(data: str | bytes, known: Fields, max_bytes: int) -> dict[str, Any]:
+def parse_message(data: str | bytes, known: MessageFields, max_bytes: int) -> dict[str, Any]:
     """Parse one message of a page, and validate every field. Raises `WireError`.
 
     Example:
@@ -123,14 +123,14 @@ def is_line(most: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, str) and len(value.strip()) > 0 and len(value) <= most and value.isprintable()
 
 
-COUNT: Field = (lambda v: type(v) is int and 0 <= v < 2**53, "a whole number from 0 on")
-FLAG: Field = (lambda v: isinstance(v, bool), "true or false")
+COUNT: MessageField = (lambda v: type(v) is int and 0 <= v < 2**53, "a whole number from 0 on")
+FLAG: MessageField = (lambda v: isinstance(v, bool), "true or false")
 # What every page says while it is open: that it is alive, and what it has seen.
-ALIVE: Mapping[str, Field] = {
+ALIVE: Mapping[str, MessageField] = {
     "at": (lambda v: is_number(v) and 0 <= v < 2**53, "the page's clock in milliseconds"),
     "beat": (COUNT[0], "the number of a beat"),
 }
-SEEN: Mapping[str, Field] = {"frame": (COUNT[0], "a frame's number")}
+SEEN: Mapping[str, MessageField] = {"frame": (COUNT[0], "a frame's number")}
 
 
 def _no_constant(name: str) -> float:

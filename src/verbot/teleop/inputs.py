@@ -13,7 +13,7 @@ from typing import Any
 
 from verbot.errors import WireError
 from verbot.remote.heartbeat import ALIVE_S, Heartbeat
-from verbot.remote.pages import ALIVE, FLAG, SEEN, Fields, is_line, is_number, parse_message
+from verbot.remote.pages import ALIVE, FLAG, SEEN, MessageFields, is_line, is_number, parse_message
 from verbot.teleop.controls import DIGITS, MOTIONS, MotionCommand, live, motion_of
 
 MAX_BYTES = 4096  # of one message
@@ -177,7 +177,7 @@ def _numbers(most: int, low: float, high: float) -> Callable[[object], bool]:
 
 _KEYS = frozenset({*MOTIONS, *DIGITS, *COMMANDS})
 # For each field a predicate for valid values and its description. Some gamepads report values slightly beyond ±1.
-_FIELDS: Fields = {
+_FIELDS: MessageFields = {
     "alive": ALIVE,
     "key": {
         "code": (lambda v: isinstance(v, str) and v in _KEYS, "a key with a function, such as 'KeyW'"),
