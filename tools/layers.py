@@ -38,6 +38,7 @@ LEVELS = {
     "envs": 3,
     "models": 3,
     "remote": 3,
+    "speech": 3,
     "policy": 4,
     "agents": 4,
     "rollout": 5,

@@ -239,7 +239,7 @@ class TaskEnv(Env, Protocol):
     object of ``grounding`` has moved, if ``first_contact`` does not decide that; ``state_text``, see `Described`.
 
     What only some envs can do is a protocol of its own, to be asked for by `isinstance`: `Demonstrator`, `Grammar`, `Pictured`,
-    `Segmented`, `Leveled`, `Compositional`, `Described`, `Shaped`.
+    `Segmented`, `Leveled`, `Compositional`, `Described`, `Disturbable`, `Shaped`.
     """
 
     @property
@@ -362,6 +362,28 @@ class Pictured(Protocol):
 
     def picture(self, camera: str = ..., size: int = ...) -> UInt8Array:
         """A picture (size, size, 3)."""
+        ...
+
+
+@runtime_checkable
+class Disturbable(Protocol):
+    """An env whose objects a person may move while an episode runs, to see what the agent makes of it."""
+
+    def object_positions(self) -> Mapping[str, tuple[float, float, float]]:
+        """The center (x, y, z) in the base frame, m, of each object that can be moved."""
+        ...
+
+    def move_object(self, name: str, x_m: float, y_m: float) -> None:
+        """Put an object down at (x, y) of the base frame, at rest. Raises `SimulationError` where it cannot be."""
+        ...
+
+
+@runtime_checkable
+class Narrator(Protocol):
+    """An agent that says what it does, such as one with a plan."""
+
+    def narration(self) -> Sequence[str]:
+        """Its plan and what it says at present, a line each."""
         ...
 
 

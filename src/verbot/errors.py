@@ -100,6 +100,7 @@ _EXTRAS = {
     "onnxscript": "export",
     "onnxruntime": "onnx",
     "openvino": "openvino",
+    "faster_whisper": "speech",
 }
 
 

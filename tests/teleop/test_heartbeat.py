@@ -7,8 +7,8 @@ import json
 import pytest
 
 from verbot.errors import WireError
+from verbot.remote.heartbeat import Heartbeat
 from verbot.teleop.controls import MotionCommand
-from verbot.teleop.heartbeat import Heartbeat
 from verbot.teleop.inputs import Given, Inputs
 
 

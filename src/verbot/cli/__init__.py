@@ -17,6 +17,7 @@ from typing import Any
 
 from verbot.cli.checks import PATH_ERRORS, RESULT_FOLDERS, check_options, described
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
+from verbot.cli.console import console_command
 from verbot.cli.convert import data_export_command, data_import_command
 from verbot.cli.edit import data_edit_command
 from verbot.cli.evaluate import compare_command, evaluate_command, explain_command, robustness_command, watch_command
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "explain": explain_command,
     "optimize": optimize_command,
     "serve": serve_command,
+    "console": console_command,
     "data annotate": data_annotate_command,
     "data check": data_check_command,
     "data info": data_info_command,

@@ -39,7 +39,6 @@ RANGES: dict[str, NumberRange | None] = {
     "port": PORT,
     "randomize": STRENGTH,
     "robustness axes": None,  # names
-    "observations": COUNT,
     "rate_hz": RATE_HZ,
     "repeats": COUNT_OR_NONE,
     "samples": COUNT,

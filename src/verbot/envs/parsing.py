@@ -253,6 +253,18 @@ def present(name: str, objects: Sequence[str]) -> bool:
     return any(name in (each, each.rpartition(" ")[2]) for each in objects)
 
 
+def unrelated_goal(understood: Understanding, instructions: Sequence[str]) -> int:
+    """The first of a scene's goals about other objects than those in a text, so that success by chance does not end the episode.
+
+    Args:
+        instructions: the plain instruction of each goal.
+    """
+    nouns = [name.rpartition(" ")[2] for name in understood.objects]
+    apart = (number for number, text in enumerate(instructions) if not any(noun in text.split() for noun in nouns))
+    other = (number for number, text in enumerate(instructions) if not any(name in text for name in understood.objects))
+    return next(apart, next(other, 0))
+
+
 def _fits(key: str, value: Any, own: Any, objects: Sequence[str]) -> bool:
     if key not in ("object", "receptacle", "anchor", "other"):
         return bool(value == own)

@@ -1,12 +1,10 @@
 """Messages from the page: validated one by one, and collected until the next control step.
 
-Keys and sticks have effect only while the page's heartbeat is heard (`verbot.teleop.heartbeat`).
+Keys and sticks have effect only while the page's heartbeat is heard (`verbot.remote.heartbeat`).
 """
 
 from __future__ import annotations
 
-import json
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verbot.errors import WireError
+from verbot.remote.heartbeat import ALIVE_S, Heartbeat
+from verbot.remote.pages import ALIVE, FLAG, SEEN, MessageFields, is_line, is_number, parse_message
 from verbot.teleop.controls import DIGITS, MOTIONS, MotionCommand, live, motion_of
-from verbot.teleop.heartbeat import ALIVE_S, Heartbeat
 
 MAX_BYTES = 4096  # of one message
 MAX_TEXT = 300  # characters of a sentence
@@ -166,60 +165,23 @@ def parse(data: str | bytes) -> dict[str, Any]:
         >>> parse('{"type": "key", "code": "KeyW", "down": true}')["code"]
         'KeyW'
     """
-    if not isinstance(data, str):
-        raise WireError(f"a message is JSON text; got {len(data)} bytes of data")
-    if len(data.encode(errors="replace")) > MAX_BYTES:
-        raise WireError(f"a message has at most {MAX_BYTES} bytes; got {len(data)} characters")
-    try:
-        message = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"a message is JSON; this is not: {error}") from error
-    kind = message.get("type") if isinstance(message, dict) else None
-    if not isinstance(kind, str) or kind not in _FIELDS:
-        raise WireError(f"a message is a map whose type is one of {', '.join(_FIELDS)}; got {_shown(kind or message)}")
-    fields = _FIELDS[kind]
-    if set(message) != {"type", *fields}:
-        raise WireError(f"a message of type {kind!r} has exactly the fields {', '.join(fields) or 'none'}; got {_shown(message)}")
-    for name, (fits, expected) in fields.items():
-        if not fits(message[name]):
-            raise WireError(f"field {name!r} of a message of type {kind!r} must be {expected}; got {_shown(message[name])}")
-    return message
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value.strip()) > 0 and len(value) <= MAX_TEXT and value.isprintable()
+    return parse_message(data, _FIELDS, MAX_BYTES)
 
 
 def _numbers(most: int, low: float, high: float) -> Callable[[object], bool]:
     def fits(value: object) -> bool:
-        return isinstance(value, list) and len(value) <= most and all(_is_number(x) and low <= x <= high for x in value)
+        return isinstance(value, list) and len(value) <= most and all(is_number(x) and low <= x <= high for x in value)
 
     return fits
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
 _KEYS = frozenset({*MOTIONS, *DIGITS, *COMMANDS})
 # For each field a predicate for valid values and its description. Some gamepads report values slightly beyond ±1.
-_FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
-    "alive": {
-        "at": (lambda v: _is_number(v) and 0 <= v < 2**53, "the page's clock in milliseconds"),
-        "beat": (lambda v: type(v) is int and 0 <= v < 2**53, "the number of a beat"),
-    },
+_FIELDS: MessageFields = {
+    "alive": ALIVE,
     "key": {
         "code": (lambda v: isinstance(v, str) and v in _KEYS, "a key with a function, such as 'KeyW'"),
-        "down": (lambda v: isinstance(v, bool), "true or false"),
+        "down": FLAG,
     },
     "pad": {
         "axes": (_numbers(MAX_AXES, -1.5, 1.5), f"a list of at most {MAX_AXES} numbers in [-1, 1]"),
@@ -227,8 +189,8 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     "release": {},
     "say": {
-        "text": (_is_text, f"one line of 1 to {MAX_TEXT} printable characters"),
-        "add": (lambda v: isinstance(v, bool), "true or false"),
+        "text": (is_line(MAX_TEXT), f"one line of 1 to {MAX_TEXT} printable characters"),
+        "add": FLAG,
     },
-    "seen": {"frame": (lambda v: type(v) is int and 0 <= v < 2**53, "a frame's number")},
+    "seen": SEEN,
 }

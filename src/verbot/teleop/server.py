@@ -3,55 +3,36 @@
 A page has the arm only after it got its greeting, and only while its heartbeat is heard (`verbot.teleop.inputs`). Nothing that a
 page does or leaves undone holds up the control loop.
 
-Access requires the token in the address, and the page's origin must be the server. Another page in the same browser can
-therefore neither read nor control.
+`verbot.remote.pages` says who may open it: access requires the token in the address.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
-import http
 import io
 import json
 import secrets
 import threading
 from collections.abc import Mapping
-from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
 from PIL import Image
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from verbot.errors import WireError
-from verbot.remote.addresses import host_name, is_loopback
 from verbot.remote.connection import Connection, ConnectionLimits
 from verbot.remote.connections import ConnectionServer
+from verbot.remote.heartbeat import BEAT_S
+from verbot.remote.pages import SOCKET, PageAccess, page_file
 from verbot.spec import UInt8Array
-from verbot.teleop.heartbeat import BEAT_S
 from verbot.teleop.inputs import MAX_BYTES, Inputs
 
 LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=32, handshake_s=4.0)
 AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
 JPEG_QUALITY = 90
 REPLACED, LEFT = 4001, 4000  # close codes: another page took over; the session has ended
-_PAGE = {
-    "": ("index.html", "text/html; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "page.css": ("page.css", "text/css; charset=utf-8"),
-}
-_SAFETY = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 class PageServer:
@@ -70,8 +51,9 @@ class PageServer:
     """
 
     def __init__(self, inputs: Inputs, hello: Mapping[str, Any], host: str = "127.0.0.1", port: int = 0):
-        self._inputs, self._hello, self._host = inputs, hello, host
+        self._inputs, self._hello = inputs, hello
         self.token = secrets.token_urlsafe(18)
+        self._access = PageAccess(host, self.token)
         self._lock = threading.Lock()
         self._page: Connection | None = None
         self._latest, self._frame = "", -1
@@ -84,8 +66,7 @@ class PageServer:
     @property
     def url(self) -> str:
         """The address of the page with its token, which gives control of the robot."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self.port}/{self.token}/"
+        return self._access.url(self.port)
 
     @property
     def connected(self) -> bool:
@@ -125,21 +106,10 @@ class PageServer:
 
     def admit(self, request: Request) -> Response | None:
         """None accepts a WebSocket; any other request gets its response here."""
-        folder, _, name = request.path.partition("?")[0].lstrip("/").partition("/")
-        if not hmac.compare_digest(folder.encode(), self.token.encode()):
-            return _answer(http.HTTPStatus.FORBIDDEN, "wrong token: open the complete address that verbot printed")
-        host = request.headers.get_all("Host")
-        if len(host) != 1 or not self._is_own_name(host[0]):
-            return _answer(http.HTTPStatus.FORBIDDEN, "wrong host: open this page on the machine that serves it")
-        if name == "socket":
-            origins = request.headers.get_all("Origin")
-            if origins != [f"http://{host[0]}"]:
-                return _answer(http.HTTPStatus.FORBIDDEN, f"wrong origin: expected http://{host[0]}")
-            return None
-        if name not in _PAGE:
-            return _answer(http.HTTPStatus.NOT_FOUND, "there is no such page")
-        file, kind = _PAGE[name]
-        return _answer(http.HTTPStatus.OK, files("verbot.teleop").joinpath("page", file).read_text("utf-8"), kind)
+        name, refused = self._access.check(request)
+        if refused is not None:
+            return refused
+        return None if name == SOCKET else page_file("verbot.teleop", name)
 
     async def converse(self, connection: Connection) -> None:
         """Greet a page, then let it take over until it leaves."""
@@ -158,10 +128,6 @@ class PageServer:
                 if self._page is connection:
                     self._page = None
                     self._inputs.release()
-
-    def _is_own_name(self, host: str) -> bool:
-        """Accept only the loopback's names on the loopback: another name that resolves to it belongs to another page."""
-        return not is_loopback(self._host) or is_loopback(host_name(host))
 
     def _take_over(self, connection: Connection) -> None:
         with self._lock:
@@ -186,12 +152,6 @@ class PageServer:
         with self._lock:
             if self._page is connection:
                 self._inputs.put(data)
-
-
-def _answer(status: http.HTTPStatus, body: str, kind: str = "text/plain; charset=utf-8") -> Response:
-    content = body.encode()
-    headers = Headers({"Content-Type": kind, "Content-Length": str(len(content)), "Connection": "close", **_SAFETY})
-    return Response(status.value, status.phrase, headers, content)
 
 
 def _jpeg(image: UInt8Array) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from verbot.contracts import Agent, Env, Expert, Grammar, Pictured, Understanding
 from verbot.envs import make_env
-from verbot.envs.parsing import matches, present
+from verbot.envs.parsing import matches, present, unrelated_goal
 from verbot.errors import ConfigError
 from verbot.rollout import video
 from verbot.rollout.episode import EpisodeRunner
@@ -141,7 +141,7 @@ def find_scene(text: str, suite: str, scene: int | None = None, trained_on: Sequ
             if shown == len(understood.objects) and not understood.goals:
                 break  # nothing is left to search for
         _, info = env.reset(seed=0, options=best)
-        best = {**best, "goal": _unrelated_goal(understood, [env.describe(goal) for goal in info["feasible"]])}
+        best = {**best, "goal": unrelated_goal(understood, [env.describe(goal) for goal in info["feasible"]])}
         reason = understood.problem or _not_there(understood, env.object_names(), best["index"], scene is not None)
         hints = [
             f"scene {best['index']} has: {', '.join(sorted(env.object_names()))}",
@@ -172,14 +172,6 @@ def _not_there(understood: Understanding, names: Sequence[str], index: int, is_c
     if several and is_chosen:
         return f"{where} has more than one {several[0]}"
     return f"{where} does not have this goal" if is_chosen else f"{where} has this goal, though some have the objects"
-
-
-def _unrelated_goal(understood: Understanding, instructions: Sequence[str]) -> int:
-    """The first goal about other objects than those in the text, so that success by chance does not end the episode."""
-    nouns = [name.rpartition(" ")[2] for name in understood.objects]
-    apart = (number for number, text in enumerate(instructions) if not any(noun in text.split() for noun in nouns))
-    other = (number for number, text in enumerate(instructions) if not any(name in text for name in understood.objects))
-    return next(apart, next(other, 0))
 
 
 def _other_suite(text: str, suite: str, trained_on: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from verbot.envs.tabletop.language.vocabulary import COLORS
 from verbot.envs.tabletop.simulation import arm, scene
-from verbot.envs.tabletop.simulation.layout import SIZES, Layout, SceneObject
+from verbot.envs.tabletop.simulation.layout import REACH_M, SIZES, Layout, SceneObject
 from verbot.errors import SimulationError
 from verbot.spec import Float64Array
 
@@ -24,6 +24,7 @@ TOOL_LOW_M, TOOL_HIGH_M = np.array([0.31, -0.42, 0.012]), np.array([0.76, 0.42, 
 TOUCHED_M = 0.01
 OVER_M, LIFTED_M = 0.03, 0.05  # so near above a receptacle's middle an object counts as held over it
 SLEEVE = (0.45, 0.45, 0.47)  # the one color of covered objects
+DROP_M = 0.045  # above a receptacle, where `Physics.place` lets go of an object
 _PARKED_M = -2.0
 
 _BOX, _CYLINDER = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
@@ -106,6 +107,32 @@ class Physics:
         """Put a gray sleeve on every movable: a skin, so thin that nothing but the color changes, and the same on all."""
         for obj in self.layout.movables:
             self.model.geom_rgba[list(self._geoms[obj.id]), :3] = SLEEVE
+
+    def place(self, name: str, x: float, y: float) -> None:
+        """Put a movable down at a place of the table, at rest; above a receptacle it falls into it.
+
+        What the arm does to it counts from there.
+
+        Raises `SimulationError` if it is none of the layout's movables, outside `REACH_M`, or where another movable is.
+        """
+        found = {obj.id: (i, obj) for i, obj in enumerate(self.layout.movables)}
+        if name not in found:
+            raise SimulationError(f"{name!r} cannot be moved; these can: {', '.join(found) or 'none'}")
+        if any(not low <= value <= high for value, (low, high) in zip((x, y), REACH_M, strict=True)):
+            raise SimulationError(f"{name!r} cannot be put at ({x:.2f}, {y:.2f}) m: that is outside the reach of the arm")
+        number, moved = found[name]
+        for obj in self.layout.movables:
+            there = self.position(obj.id)
+            if obj.id != name and np.hypot(there[0] - x, there[1] - y) < obj.radius_m + moved.radius_m:
+                raise SimulationError(f"{name!r} cannot be put at ({x:.2f}, {y:.2f}) m: the {obj.id} is there")
+        is_over = any(np.hypot(obj.x - x, obj.y - y) < obj.radius_m + moved.radius_m for obj in self.layout.receptacles)
+        joint = self.model.joint(f"movable{number}")
+        height = moved.rest_height_m + (DROP_M if is_over else 0.0)
+        self.data.qpos[joint.qposadr[0] : joint.qposadr[0] + 7] = (x, y, height, 1.0, 0.0, 0.0, 0.0)
+        self.data.qvel[joint.dofadr[0] : joint.dofadr[0] + 6] = 0.0
+        self.refresh()
+        self.starts[name] = np.array((x, y, moved.rest_height_m))
+        self.highest[name], self.farthest[name] = moved.rest_height_m, 0.0
 
     def step(self, action: Float64Array) -> None:
         """Advance one control step. `action` (7,): position delta, rotation delta, gripper (≥ 0.5 opens).

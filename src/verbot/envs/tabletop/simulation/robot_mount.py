@@ -51,6 +51,11 @@ class RobotMount:
         """A point (3,) of the scene in the base's frame."""
         return (place - (self.x, self.y, 0.0)) @ self.rotation
 
+    def place(self, point: tuple[float, float]) -> tuple[float, float]:
+        """A place (x, y) of the base's frame in the scene."""
+        x, y, _ = self.rotation @ (*point, 0.0) + (self.x, self.y, 0.0)
+        return float(x), float(y)
+
     def turned(self, rotation: Float64Array) -> Float64Array:
         """A rotation (3, 3) of the scene in the base's frame."""
         return self.rotation.T @ rotation

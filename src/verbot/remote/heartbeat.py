@@ -21,15 +21,16 @@ class Heartbeat:
     and before every key. When a heartbeat arrives says nothing, because it may have lain in a buffer for seconds. But it was sent
     after its beat. Each heartbeat so bounds the difference of the two clocks from below, and the highest bound dates all
     heartbeats, never later than they were sent. A late one therefore never counts as a new one, whatever delays it, and
-    no assumption about the network is needed. A connection whose round trip exceeds `ALIVE_S` cannot drive. Nor does a page whose
+    no assumption about the network is needed. A connection whose round trip exceeds `alive_s` cannot drive. Nor does a page whose
     latest beat is older than `BEATEN_S`: its pictures are as old, because they come by the same connection.
 
     Args:
         clock: seconds, monotonic.
+        alive_s: how old the latest heartbeat may be.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, alive_s: float = ALIVE_S):
+        self._clock, self._alive_s = clock, alive_s
         self.restart()
 
     def restart(self) -> None:
@@ -62,6 +63,6 @@ class Heartbeat:
 
     @property
     def alive(self) -> bool:
-        """Whether a heartbeat was sent within the last `ALIVE_S`, by a page that gets what is sent to it."""
+        """Whether a heartbeat was sent within the last `alive_s`, by a page that gets what is sent to it."""
         now_s = self._clock()
-        return now_s - self._heard_s <= ALIVE_S and now_s - self._beaten_s <= BEATEN_S
+        return now_s - self._heard_s <= self._alive_s and now_s - self._beaten_s <= BEATEN_S

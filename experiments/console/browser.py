@@ -1,0 +1,342 @@
+"""The console in Chromium: typing, stopping, disturbing, speech, a second tab, a server that is killed; with screenshots.
+
+Example: ``python experiments/console/browser.py --out outputs/console-browser``. It starts a console and a headless Chromium, drives
+it by the DevTools protocol, and prints one JSON record of its checks. Speech needs ``espeak-ng`` and the extra ``speech``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from chromium import Chromium, Tab
+
+TOKEN = "experiment-in-a-browser"
+SENTENCE, OTHER = "pick up the yellow cube", "pick up the blue cylinder"  # of scene 0 of tabletop-starter
+PHONE, DESKTOP = (360, 740), (1280, 900)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to check, and where pictures go.
+
+    Args:
+        out: folder for the screenshots.
+        policy: acts.
+        browser: path of Chromium.
+        python: the interpreter that serves, with the extra ``speech``; by default this one.
+        speech: whether speech is checked.
+        wait_s: the longest wait for anything.
+        seed: of the scenes.
+    """
+
+    out: Path = Path("outputs/console-browser")
+    policy: str = "starter"
+    browser: str = "chromium"
+    python: str = sys.executable
+    speech: bool = True
+    wait_s: float = 120.0
+    seed: int = 0
+
+
+@dataclass
+class Check:
+    """One check after another, each with its result."""
+
+    tab: Tab
+    arguments: Arguments
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def until(self, condition: str, name: str = "") -> bool:
+        """Wait until JavaScript `condition` holds; the result is kept under `name`."""
+        deadline, holds = time.monotonic() + self.arguments.wait_s, False
+        while not holds and time.monotonic() < deadline:
+            holds = bool(self.tab.value(condition))
+            time.sleep(0 if holds else 0.05)
+        if name:
+            self.results[name] = holds
+        if not holds:
+            print(f"not reached: {name or condition}; {self.tab.value('at(`message`).textContent')!r}", file=sys.stderr)
+        return holds
+
+    def picture(self, name: str, size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
+        """A screenshot of the whole page."""
+        self.tab.resize(*size, dark=dark)
+        time.sleep(0.6)
+        (self.arguments.out / f"{name}.png").write_bytes(self.tab.screenshot())
+        self.tab.resize(*DESKTOP)
+
+    def type(self, text: str) -> None:
+        self.tab.run("at('text').value = ''; at('text').focus()")
+        self.tab.insert(text)
+
+    def settled(self) -> bool:
+        """Wait until nothing moves."""
+        return self.until("state && state.phase !== 'moving'")
+
+
+class Server:
+    """A console in a process of its own."""
+
+    def __init__(self, arguments: Arguments, folder: Path, port: int):
+        (folder / "token").write_text(TOKEN)
+        self._command = [
+            arguments.python, "-m", "verbot", "console", "--policy", arguments.policy, "--port", str(port), "--seed",
+            str(arguments.seed), "--token-file", str(folder / "token"), "--speech" if arguments.speech else "--no-speech",
+        ]  # fmt: skip
+        self.url = f"http://127.0.0.1:{port}/{TOKEN}/"
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        if "open http" not in self._process.stdout.readline():
+            raise RuntimeError("the console did not start")
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def main(arguments: Arguments) -> int:
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verbot-browser-") as place:
+        folder = Path(place)
+        spoken = say("pick up the yellow cube", folder) if arguments.speech else None
+        server = Server(arguments, folder, free_port())
+        try:
+            with Chromium(arguments.browser, folder / "profile", spoken) as browser:
+                check = Check(browser.open(server.url), arguments)
+                for part in (typed, stopped, frozen, disturbed, unclear, spoke, watched, killed, looks):
+                    part(check, browser, server)
+        finally:
+            server.kill()
+    record = {"passed": all(value for value in check.results.values() if isinstance(value, bool)), **check.results}
+    print(json.dumps(record, indent=1))
+    return 0 if record["passed"] else 1
+
+
+def typed(check: Check, browser: Chromium, server: Server) -> None:
+    """A person types, sees that it is understood, and the robot obeys."""
+    check.until("state && state.phase === 'ready'", "opens")
+    check.type(SENTENCE)
+    check.until("at('preview').className === 'known'", "understood before it is obeyed")
+    check.picture("1-understood")
+    check.tab.run("if (!at('heat').checked) at('heat').click()")
+    check.tab.press("Enter")
+    check.until("state.phase === 'moving'", "typed: it moves")
+    time.sleep(1.0)
+    check.picture("2-moving-heat")
+    check.until("state.phase === 'ended'")
+    check.until("at('phase').textContent === 'success'", "typed: it succeeds")
+    check.results["rate_hz"] = check.tab.value("state.rate_hz")
+    check.results["prediction_ms"] = check.tab.value("state.latency_ms")
+    check.picture("3-done")
+    check.until("at('history').querySelector('button:not(:disabled)') !== null", "history: a replay")
+    check.tab.run("at('history').querySelector('button').click()")
+    check.until("at('replay').open && at('video').readyState >= 2 && at('video').duration > 1", "history: it plays")
+    check.picture("4-replay")
+    check.tab.run("at('replay').close()")
+
+
+def stopped(check: Check, browser: Chromium, server: Server) -> None:
+    """Stop is one key, also while typing, and a button."""
+    for name, stop in (
+        ("Escape while typing", lambda: check.tab.press("Escape")),
+        ("Space", lambda: (check.tab.run("document.activeElement.blur()"), check.tab.press("Space"))),
+        ("button", lambda: check.tab.click("at('stop')")),
+    ):
+        check.type(SENTENCE)
+        check.tab.press("Enter")
+        check.until("state.phase === 'moving'")
+        time.sleep(0.5)
+        began = time.monotonic()
+        stop()
+        check.until("state.phase === 'stopped'", f"stop: {name}")
+        check.results[f"stop: {name} shown after ms"] = round(1000 * (time.monotonic() - began))
+        before = check.tab.value("state.seconds")
+        time.sleep(0.6)
+        check.results[f"stop: {name} stays"] = check.tab.value("state.seconds") == before
+        check.tab.run("at('again').click()")
+        check.until("state.phase === 'ready'")
+    check.type(SENTENCE)
+    check.tab.press("Enter")
+    check.until("state.phase === 'moving'")
+    check.tab.press("Escape")
+    check.until("state.phase === 'stopped'")
+    check.picture("5-stopped")
+    check.tab.run("at('resume').click()")
+    check.until("state.phase === 'ended' && state.outcome === 'success'", "goes on after a stop")
+
+
+def frozen(check: Check, browser: Chromium, server: Server) -> None:
+    """A page that freezes holds the robot."""
+    check.type(SENTENCE)
+    check.tab.press("Enter")
+    check.until("state.phase === 'moving'")
+    check.tab.run("const end = performance.now() + 2500; while (performance.now() < end);")
+    check.until("state.phase === 'stopped' && state.message.includes('frozen')", "frozen page: held")
+    check.tab.run("at('again').click()")
+    check.until("state.phase === 'ready'")
+
+
+def disturbed(check: Check, browser: Chromium, server: Server) -> None:
+    """An object is dragged while the robot moves."""
+    check.type(SENTENCE)
+    check.tab.press("Enter")
+    check.until("state.phase === 'moving' && state.seconds > 0.3")
+    found = drag_cube(check)
+    check.until("state.disturbed || at('error').textContent !== ''")
+    check.results["disturbed by the mouse"] = bool(check.tab.value("state.disturbed"))
+    check.results["disturbed: what it says"] = (
+        check.tab.value("at('message').textContent || at('error').textContent") if found else ""
+    )
+    check.picture("6-disturbed")
+    check.settled()
+    check.until("[...at('history').children].some((item) => item.textContent.includes('disturbed'))", "history: disturbed")
+
+
+def drag_cube(check: Check) -> bool:
+    """Find the yellow cube in the front camera's picture by its color, and drag it a little."""
+    place = check.tab.value(FIND_YELLOW)
+    if place is None:
+        return False
+    check.tab.drag((place[0], place[1]), (place[0] + place[2] * 0.07, place[1] + place[2] * 0.04))
+    return True
+
+
+FIND_YELLOW = """(() => {
+  const image = document.querySelector('#camera-front img.camera'), canvas = document.createElement('canvas');
+  canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+  const context = canvas.getContext('2d');
+  context.drawImage(image, 0, 0);
+  const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+  let n = 0, sx = 0, sy = 0;
+  for (let i = 0; i < data.length; i += 4) {
+    if (data[i] > 150 && data[i + 1] > 120 && data[i + 2] < 90) { n++; sx += (i / 4) % canvas.width; sy += Math.floor(i / 4 / canvas.width); }
+  }
+  image.scrollIntoView({block: 'center'});
+  const box = image.getBoundingClientRect();
+  return n < 10 ? null : [box.left + box.width * sx / n / canvas.width, box.top + box.height * sy / n / canvas.height, box.width];
+})()"""
+
+
+def unclear(check: Check, browser: Chromium, server: Server) -> None:
+    """What is not understood is said before it is obeyed."""
+    check.tab.run("at('again').click()")
+    check.until("state.phase === 'ready'")
+    check.type("sing a song about cubes")
+    check.until("at('preview').className === 'unknown'", "not understood: said")
+    check.tab.press("Enter")
+    check.until("document.activeElement === at('anyway')", "not understood: asks")
+    check.results["not understood: not obeyed"] = check.tab.value("state.phase") == "ready"
+    check.picture("7-not-understood")
+
+
+def spoke(check: Check, browser: Chromium, server: Server) -> None:
+    """Speech from a file that the browser takes for its microphone."""
+    if not check.arguments.speech:
+        return
+    check.tab.run("document.activeElement.blur(); at('text').value = ''; talk(true)")
+    check.until("talking && begun && audio !== null", "speech: listens")
+    time.sleep(3.5)
+    check.tab.run("talk(false)")
+    check.until("at('message').textContent.includes('Heard')", "speech: heard")
+    check.results["speech: text"] = check.tab.value("at('text').value")
+    check.results["speech: message"] = check.tab.value("at('message').textContent")
+    check.results["speech: right"] = check.results["speech: text"] == SENTENCE
+    check.picture("8-heard")
+    check.tab.run("at('text').focus()")
+    check.tab.press("Enter")
+    check.until("state.phase === 'moving'", "speech: obeyed")
+    check.settled()
+
+
+def watched(check: Check, browser: Chromium, server: Server) -> None:
+    """A second tab watches, may stop, and takes over."""
+    second = Check(browser.open(server.url), check.arguments, check.results)
+    second.until("at('role').textContent === 'you watch' && state", "second tab: watches")
+    second.picture("9-second-tab")
+    second.tab.run("at('drive').click()")
+    second.until("drives", "second tab: takes over")
+    check.until("at('role').textContent === 'you watch'", "first tab: watches then")
+    second.tab.close()
+    check.tab.activate()
+    check.until("drives", "first tab: drives again")
+
+
+def killed(check: Check, browser: Chromium, server: Server) -> None:
+    """The server is killed: the page says so, and is there again with it."""
+    server.kill()
+    check.until("!at('lost').hidden && at('phase').textContent === 'not connected'", "server killed: the page says so")
+    check.picture("10-server-killed")
+    server.start()
+    check.until("at('lost').hidden && state.phase === 'ready' && drives", "server there again: the page too")
+
+
+def looks(check: Check, browser: Chromium, server: Server) -> None:
+    """Light, dark and as wide as a phone; nothing sticks out."""
+    check.type(OTHER)
+    check.tab.press("Enter")
+    check.until("state.phase === 'moving'")
+    check.picture("11-dark", dark=True)
+    for name, dark in (("12-phone", False), ("13-phone-dark", True)):
+        check.tab.resize(*PHONE)
+        time.sleep(0.3)
+        check.results[f"{name}: fits"] = check.tab.value("document.documentElement.scrollWidth <= innerWidth")
+        check.picture(name, PHONE, dark)
+    check.results["controls without a name"] = check.tab.value(NAMELESS)
+    check.results["every control has a name"] = not check.results["controls without a name"]
+    check.settled()
+
+
+NAMELESS = """[...document.querySelectorAll('button, input, select, a')].filter((element) => element.checkVisibility() &&
+  !(element.textContent.trim() || element.getAttribute('aria-label') || (element.labels && element.labels.length)))
+  .map((element) => element.outerHTML.slice(0, 80))"""
+
+
+def say(text: str, folder: Path) -> Path:
+    """A recording of `text`, with silence around it, as the browser takes it for a microphone: 48 kHz, 16 bits."""
+    if shutil.which("espeak-ng") is None:
+        raise SystemExit("espeak-ng is not installed: apt-get install espeak-ng, or give --no-speech")
+    raw = folder / "raw.wav"
+    subprocess.run(["espeak-ng", "-v", "en-gb", "-s", "140", "-w", str(raw), text], check=True)
+    with wave.open(str(raw)) as file:
+        rate, frames = file.getframerate(), file.readframes(file.getnframes())
+    path = folder / "microphone.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(rate // 2 * 2) + frames + bytes(rate * 3 * 2))
+    return path
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+Part = Callable[[Check, Chromium, Server], None]
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments, description=__doc__)))

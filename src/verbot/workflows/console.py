@@ -1,0 +1,173 @@
+"""The console with what it needs: policies, suites, robots, speech, reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from verbot.agents import ChunkAgent, HoldAgent
+from verbot.console import ConsoleChoices, ConsoleConfig, ConsoleSetup, run_console
+from verbot.console.choices import Acting
+from verbot.console.listening import Recognize
+from verbot.console.observing import ObservedPolicy
+from verbot.console.plants import Plant, RobotPlant, SimulatedPlant
+from verbot.contracts import Policy, expert_of
+from verbot.deploy.access import context_of
+from verbot.envs import envs, make_env
+from verbot.errors import ConfigError
+from verbot.evaluation.protocol.conditions import AXES
+from verbot.files import regular_file
+from verbot.remote.addresses import is_loopback
+from verbot.robots import make_robot
+from verbot.speech import open_recognizer
+from verbot.workflows.console_outputs import Outputs, policies_below
+from verbot.workflows.load_policy import fitting, open_policy
+from verbot.workflows.robustness import DROPOUT
+from verbot.workflows.watch import find_scene
+
+EPISODE_S = 3600.0  # an episode in the console; an instruction has a time limit of its own
+SAMPLED = 40  # scenes whose instructions a spoken one is compared with
+LEAST_TOKEN = 16  # characters
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsoleOptions:
+    """What the console opens with, beside its first setup.
+
+    Args:
+        robot: drives this robot in real time, in place of a suite; ``""`` for none.
+        execute: number of actions of each chunk to execute.
+        seed: another seed is another set of scenes.
+        outputs: the folder whose reports and datasets can be opened.
+        speech: recognize speech, if the extra ``speech`` is installed.
+    """
+
+    robot: str = ""
+    execute: int = 1
+    seed: int = 0
+    outputs: Path = Path("outputs")
+    speech: bool = True
+
+
+def console(
+    setup: ConsoleSetup,
+    options: ConsoleOptions,
+    config: ConsoleConfig,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    run: Callable[..., None] = run_console,
+) -> None:
+    """Serve the console until a signal ends it. Raises what `verbot.console.run_console` raises.
+
+    Args:
+        certificate, key: PEM files; without them the page is not encrypted.
+        run: serves it.
+    """
+    if (certificate is None) != (key is None):
+        raise ConfigError("--tls-cert and --tls-key go together: give both, or none")
+    tls = context_of((certificate, key)) if certificate is not None and key is not None else None
+    if tls is None and not is_loopback(config.host):
+        print(f"{config.host} is reached by other machines, and nothing is encrypted: give --tls-cert and --tls-key")
+    run(console_choices(setup, options), setup, config, tls)
+
+
+def console_choices(setup: ConsoleSetup, options: ConsoleOptions) -> ConsoleChoices:
+    """What the console offers on this machine. Raises `ConfigError` for an expert on a robot."""
+    if options.robot and setup.policy == "expert":
+        raise ConfigError("the expert acts in simulation only; give --policy for a robot")
+    known = () if options.robot else tuple(name for name in envs.names() if not envs.missing(name))
+    found = () if options.robot else ("starter", "expert", *policies_below(options.outputs))
+    return ConsoleChoices(
+        functools.partial(_open_plant, options), functools.partial(_open_agent, options),
+        tuple(dict.fromkeys((setup.policy, *found))), known, lambda suite: tuple(axis for axis in AXES if axis != DROPOUT),
+        _find, _sentences, _recognizer() if options.speech else None, Outputs(options.outputs),
+    )  # fmt: skip
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token in a file. Raises `ConfigError` if it is none."""
+    if path is None:
+        return None
+    try:
+        token = regular_file(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path} cannot be read: {error}") from error
+    if len(token) < LEAST_TOKEN or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(
+            f"--token-file {path} has to hold one token of at least {LEAST_TOKEN} letters, digits, - and _: "
+            'python -c "import secrets; print(secrets.token_urlsafe())" makes one'
+        )
+    return token
+
+
+def _open_plant(options: ConsoleOptions, setup: ConsoleSetup) -> Plant:
+    if options.robot:
+        return RobotPlant(make_robot(options.robot))
+    env = make_env(setup.suite, max_seconds=EPISODE_S, **fitting(setup.policy, setup.suite))
+    try:
+        return SimulatedPlant(env, setup.request(), options.seed)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _open_agent(options: ConsoleOptions, setup: ConsoleSetup, plant: Plant) -> Acting:
+    if setup.policy == "expert":
+        assert isinstance(plant, SimulatedPlant)
+        return Acting(expert_of(plant.env), needs_goal=True)
+    policy = _opened(setup.policy)
+    observed = ObservedPolicy(policy, _attributed(policy))
+    agent = ChunkAgent(observed, options.execute)
+    return Acting(HoldAgent(agent) if plant.is_real else agent, observed)
+
+
+@functools.lru_cache(maxsize=2)  # another scene of the same policy comes at once
+def _opened(name: str) -> Policy:
+    return open_policy(name)
+
+
+def _attributed(policy: Policy) -> Policy | None:
+    """The policy with heatmaps in its chunks; None if it has none."""
+    from verbot.models.protocols import ExposesAttention
+    from verbot.policy.attribution import Attributed
+    from verbot.policy.policy import VLAPolicy
+
+    if isinstance(policy, VLAPolicy) and isinstance(policy.network.backbone, ExposesAttention):
+        return Attributed(policy)
+    return None
+
+
+def _find(text: str, setup: ConsoleSetup) -> ConsoleSetup | None:
+    found = find_scene(text, setup.suite)
+    if found.reason:
+        return None
+    return dataclasses.replace(setup, scene=found.options["index"], composition=found.options["composition"], task="")
+
+
+def _sentences(setup: ConsoleSetup) -> Sequence[str]:
+    """Instructions of the present scene and of others of its suite."""
+    if setup.suite not in envs.names():
+        return ()
+    own = _instructions(setup.suite, setup.task, (setup.scene,), setup.composition)
+    return tuple(dict.fromkeys((*own, *_instructions(setup.suite, "", tuple(range(SAMPLED)), "seen"))))
+
+
+@functools.lru_cache(maxsize=16)
+def _instructions(suite: str, task: str, scenes: tuple[int, ...], composition: str) -> tuple[str, ...]:
+    with closing(make_env(suite, render_cameras=False)) as env:
+        found: list[str] = []
+        for scene in scenes:
+            plant = SimulatedPlant(env, ConsoleSetup(suite=suite, scene=scene, task=task, composition=composition).request())
+            found += plant.sentences()
+    return tuple(dict.fromkeys(found))
+
+
+def _recognizer() -> Recognize | None:
+    """What recognizes speech; None if the extra is not installed."""
+    recognizer = open_recognizer()
+    if recognizer is None:
+        return None
+    return lambda samples, sentences: recognizer.recognize(samples, sentences).pair()
