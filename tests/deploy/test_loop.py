@@ -102,7 +102,7 @@ def lines(folder):
 
 
 def test_steps_are_due_on_absolute_times_and_delays_do_not_add_up():
-    robot = Rail(Times(), {k: 0.03 for k in range(1, 20, 3)})
+    robot = Rail(Times(), dict.fromkeys(range(1, 20, 3), 0.03))
     summary = loop(robot).run(LoopConfig("stay", seconds=2.0))
     due = [0.001 + k * 0.1 for k in range(20)]
     assert [time for time, _ in robot.commands] == pytest.approx([t + robot.delays.get(k, 0.001) for k, t in enumerate(due)])
@@ -162,11 +162,14 @@ def test_a_lost_server_holds_at_once_and_a_fresh_observation_moves_again(tmp_pat
     assert waits[0] == "the server is gone" and waits[-1] == ""
 
 
-def test_a_stale_observation_is_never_acted_on_and_the_guard_is_reported(tmp_path):
+def test_a_stale_observation_moves_nothing_and_the_guard_is_reported(tmp_path):
     policy, robot, shown = Policy(0.9), Rail(Times()), []
-    stale = LoopConfig("go", 1.5, tmp_path, {"policy": "p"}, finished=lambda: setattr(robot, "age_s", 0.7 * (robot.count in (5, 6))),
-                       show=lambda steps, note: shown.append((steps, note)))  # fmt: skip
-    summary = loop(robot, policy).run(stale)
+
+    def grow_old():
+        robot.age_s = 0.7 * (robot.count in (5, 6))
+
+    config = LoopConfig("go", 1.5, tmp_path, {"policy": "p"}, finished=grow_old, show=lambda *shows: shown.append(shows))
+    summary = loop(robot, policy).run(config)
     x = [round(value, 3) for _, value in robot.commands]
     assert x[:8] == [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.9, 0.9] and summary.held == 2
     assert summary.rules == {"step": 4, "age": 2} and summary.changed == 4
@@ -251,7 +254,12 @@ def test_a_histogram_holds_quantiles_in_constant_memory():
         histogram.add(float(value))
     for share in (0.5, 0.95, 0.99):
         assert histogram.quantile(share) == pytest.approx(np.quantile(values, share), rel=0.03)
-    assert histogram.largest_s == values.max() and LatencyHistogram().to_json() == {"p50": None, "p95": None, "p99": None, "max": 0.0}
+    assert histogram.largest_s == values.max() and LatencyHistogram().to_json() == {
+        "p50": None,
+        "p95": None,
+        "p99": None,
+        "max": 0.0,
+    }
     histogram.add(0.0)
     histogram.add(1e9)
 

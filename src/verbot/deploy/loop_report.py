@@ -140,8 +140,8 @@ class LoopReport:
     """Counts steps, writes ``run.jsonl`` below `folder`, and sums up.
 
     The log has a line when the run begins, one for each `interval_s` with its figures, one for each step with guard events, a
-    hold that begins or ends, or a missed deadline (at most `LINES_A_SECOND` of these; others are counted), and the summary. Each
-    line is in the file when the step ends, and has at most `LONGEST_LINE` characters. A process that is killed leaves whole lines.
+    hold that begins or ends, or a missed deadline (at most `LINES_A_SECOND` of these; others are counted), and the summary.
+    Each line is in the file when the step ends, and has at most `LONGEST_LINE` characters: a killed process leaves whole lines.
 
     Args:
         folder: None writes nothing.
