@@ -30,6 +30,7 @@ from verbot.cli.inspect import (
     list_command,
 )
 from verbot.cli.optimize import optimize_command
+from verbot.cli.run import run_command
 from verbot.cli.serve import serve_command
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare_command,
     "robustness": robustness_command,
     "watch": watch_command,
+    "run": run_command,
     "explain": explain_command,
     "optimize": optimize_command,
     "serve": serve_command,

@@ -32,6 +32,7 @@ RANGES: dict[str, NumberRange | None] = {
     "limit": COUNT,
     "max_clients": COUNT,
     "max_episode_gb": POSITIVE,
+    "max_age_s": POSITIVE,
     "max_frames": COUNT,
     "minutes": POSITIVE,
     "noise": NOT_NEGATIVE,
@@ -51,6 +52,7 @@ RANGES: dict[str, NumberRange | None] = {
     "strengths": STRENGTH,
     "subsample": COUNT,
     "threads": COUNT_OR_NONE,
+    "timeout_s": POSITIVE,
     "videos": COUNT_OR_NONE,
     "wait_ms": NOT_NEGATIVE,
     "workers": COUNT_OR_NONE,
@@ -58,7 +60,7 @@ RANGES: dict[str, NumberRange | None] = {
 # The files and folders into which commands write.
 RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
-    "explain": "out", "optimize": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
+    "explain": "out", "run": "out", "optimize": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
     "reinforce": "out", "gap": "out", "look": "out",
 }  # fmt: skip
 RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}

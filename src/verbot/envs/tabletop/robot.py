@@ -25,6 +25,7 @@ RATE_HZ = 1.0 / (SUBSTEPS * TIMESTEP_S)
 # Of the target, in m or rad and seconds: a quarter and more above what the experts and the starter policy ever ask for.
 ACCELERATION, JERK = 9.0, 150.0
 TURN_ACCELERATION, TURN_JERK = 50.0, 800.0
+TURNED = (1.0, 1.0, 1.2)  # rad in all, about each axis, from where the arm began; beyond, the last joint nears its end
 
 
 def robot_spec(
@@ -63,7 +64,7 @@ def robot_spec(
                 acceleration=(ACCELERATION,) * 3, jerk=(JERK,) * 3, lead=(LEASH_M,) * 3,
             ),
             MotionLimits(
-                "rotation_delta", step=turn, velocity=tuple(t * RATE_HZ for t in turn),
+                "rotation_delta", tuple(-t for t in TURNED), TURNED, step=turn, velocity=tuple(t * RATE_HZ for t in turn),
                 acceleration=(TURN_ACCELERATION,) * 3, jerk=(TURN_JERK,) * 3,
             ),
         ),
