@@ -28,6 +28,12 @@ from verbot.cli.inspect import (
     doctor_command,
     list_command,
 )
+from verbot.cli.robot import (
+    robot_calibrate_command,
+    robot_check_command,
+    robot_list_command,
+    robot_replay_command,
+)
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
 from verbot.folders import is_blank
@@ -53,6 +59,10 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data edit": data_edit_command,
     "data import": data_import_command,
     "data export": data_export_command,
+    "robot list": robot_list_command,
+    "robot check": robot_check_command,
+    "robot calibrate": robot_calibrate_command,
+    "robot replay": robot_replay_command,
     "list": list_command,
     "config": config_command,
     "doctor": doctor_command,

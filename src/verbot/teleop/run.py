@@ -18,6 +18,7 @@ from verbot.ranges import COUNT_OR_NONE, PORT, SEED, STRENGTH, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.teleop.controls import SPEEDS, Teleoperator
+from verbot.teleop.episode import TeleopEpisode
 from verbot.teleop.inputs import Inputs
 from verbot.teleop.server import PageServer
 from verbot.teleop.session import Phase, TeleopPlan, TeleopSession
@@ -124,7 +125,12 @@ def teleoperate(
             DatasetWriter(path, spec, images=config.images) as writer,
             PageServer(inputs, hello, config.host, config.port) as page,
         ):
-            session = TeleopSession(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
+            policy = make_policy(env) if make_policy else None
+
+            def start(request: Mapping[str, Any]) -> TeleopEpisode:
+                return TeleopEpisode(env, request, config.seed, teleoperator, policy)
+
+            session = TeleopSession(start, teleoperator, writer.save_episode, plan, policy is not None)
             opened(page, env)
             pace = pace or RealTime(spec.rate_hz)
             while session.phase != Phase.DONE:
