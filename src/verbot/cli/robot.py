@@ -3,9 +3,61 @@
 from __future__ import annotations
 
 import json as json_module
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
+
+from verbot.cli.options import PAGE, PageOptions, Storage
+
+
+@dataclass(frozen=True)
+class RobotOptions:
+    """The robot.
+
+    Args:
+        robot_set: options of the robot, as name=value.
+        unguarded: accept a robot whose spec has no limits.
+    """
+
+    robot_set: tuple[str, ...] = ()
+    unguarded: bool = False
+
+
+@dataclass(frozen=True)
+class DriverOptions:
+    """Who drives.
+
+    Args:
+        by: keyboard, or gamepad (keys work too), in the page that opens at the printed address.
+        leader: a leader arm, in place of keys; see `verbot robot list`.
+        leader_set: options of the leader arm, as name=value.
+    """
+
+    by: Literal["keyboard", "gamepad"] = "keyboard"
+    leader: str | None = None
+    leader_set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecordedPolicyOptions:
+    """What is recorded.
+
+    Args:
+        policy: drives until the person takes over: a folder, "starter" or a server's ws:// address. Everything is recorded.
+        execute: number of actions of each of the policy's chunks to execute.
+        seconds: time limit of an episode. Its pictures are kept in memory until it is saved.
+        images: how color images are stored: video, or image (PNG, without loss); otherwise video.
+    """
+
+    policy: str | None = None
+    execute: int = 1
+    seconds: float = 60.0
+    images: Storage | None = None
+
+
+ROBOT, DRIVER, POLICY = RobotOptions(), DriverOptions(), RecordedPolicyOptions()
 
 
 def robot_list_command(json: bool = False) -> int:
@@ -71,13 +123,69 @@ def robot_calibrate_command(name: Positional[str], leader: bool = False, robot_s
     return 0
 
 
+def robot_teleoperate_command(
+    name: Positional[str],
+    robot: RobotOptions = ROBOT,
+    driver: DriverOptions = DRIVER,
+    seconds: float = 0.0,
+    page: PageOptions = PAGE,
+) -> int:
+    """Drive a robot from a browser page, or with a leader arm, without recording.
+
+    Example: verbot robot teleoperate so101 --leader so101 --leader-set port=/dev/ttyACM1
+
+    Args:
+        name: the robot; see `verbot robot list`.
+        seconds: end after so many seconds; 0 goes on until Esc.
+    """
+    from verbot.teleop.robot_run import RobotDrivingConfig
+    from verbot.workflows.robot_driving import RobotByName, teleoperate_by_name
+
+    named = RobotByName(name, robot.robot_set, driver.leader, driver.leader_set)
+    config = RobotDrivingConfig(driver.by, robot.unguarded, page.host, page.port, seconds)
+    print(f"{teleoperate_by_name(named, config):.0f} s")
+    return 0
+
+
+def robot_record_command(
+    name: Positional[str],
+    out: Path,
+    instruction: str,
+    episodes: int | None = None,
+    robot: RobotOptions = ROBOT,
+    driver: DriverOptions = DRIVER,
+    acting: RecordedPolicyOptions = POLICY,
+    page: PageOptions = PAGE,
+) -> int:
+    """Record episodes of a robot: by keys, with a leader arm, or of a policy. A later call continues.
+
+    A browser page shows the cameras. Enter ends an episode and saves it, Backspace takes it again, X discards it, K keeps it as
+    a failure.
+
+    Example: verbot robot record so101 --out outputs/mine --instruction "fold the cloth" --episodes 20 --leader so101
+
+    Args:
+        name: the robot; see `verbot robot list`.
+        out: the dataset's folder.
+        instruction: what is done in the episodes; the page takes another one for each.
+        episodes: number of episodes to save; otherwise until the person quits.
+    """
+    from verbot.teleop.robot_run import RobotDrivingConfig, RobotRecordConfig
+    from verbot.workflows.robot_driving import RobotByName, record_by_name
+
+    named = RobotByName(name, robot.robot_set, driver.leader, driver.leader_set, acting.policy, acting.execute)
+    driving = RobotDrivingConfig(driver.by, robot.unguarded, page.host, page.port, acting.seconds)
+    result = record_by_name(named, out, RobotRecordConfig(instruction, episodes, images=acting.images), driving)
+    print(f"{result.attempts} attempts in {result.episodes} episodes: {result.path}")
+    return 0
+
+
 def robot_replay_command(
     name: Positional[str],
     dataset: Positional[Path],
     episode: Positional[int],
-    robot_set: tuple[str, ...] = (),
+    robot: RobotOptions = ROBOT,
     steps: int | None = None,
-    unguarded: bool = False,
     json: bool = False,
 ) -> int:
     """Play the recorded actions of an episode on a robot, at its rate and through its guard.
@@ -90,9 +198,7 @@ def robot_replay_command(
         name: the robot; see `verbot robot list`.
         dataset: the dataset's folder.
         episode: number of the episode.
-        robot_set: options of the robot, as name=value.
         steps: only so many actions.
-        unguarded: accept a robot whose spec has no limits.
         json: print the result as JSON.
     """
     import dataclasses
@@ -101,7 +207,7 @@ def robot_replay_command(
     from verbot.robots.options import from_words
     from verbot.workflows.robot import replay_episode
 
-    result = replay_episode(from_words(robots, name, robot_set), dataset, episode, steps, unguarded)
+    result = replay_episode(from_words(robots, name, robot.robot_set), dataset, episode, steps, robot.unguarded)
     if json:
         print(json_module.dumps(dataclasses.asdict(result), indent=1))
     else:

@@ -197,10 +197,11 @@ class HandsOff:
         read: the action (a,) of the leader arm; without one nobody can take over from the policy.
     """
 
-    by_keys, closed, active, speed = False, False, None, "-"
+    by_keys, closed, speed = False, False, "-"
 
     def __init__(self, read: Callable[[], FloatArray] | None = None):
         self.motion, self._read = MotionCommand(), read
+        self.active: str | None = None
 
     def reset(self, instruction: str = "") -> None:
         """It has no state."""

@@ -114,7 +114,7 @@ def teleoperate(
             raise ConfigError(f"{config.env!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
         teleoperator, inputs = Teleoperator(spec), Inputs(gamepad=config.by == "gamepad")
         drawn = CollectConfig(env=config.env, seed=config.seed, axes=config.axes)
-        scene, saved, errors = _resume(Path(path))
+        scene, saved, errors = resumed(Path(path))
         plan = TeleopPlan(
             lambda number: request_for(drawn, tasks, number), config.seed, config.by, config.episodes, scene, saved, errors
         )
@@ -159,7 +159,7 @@ def _pictures(env: Env, images: Mapping[str, UInt8Array], pixels: int) -> dict[s
     return {name: drawn.picture(name, pixels) if drawn else image for name, image in colors.items()}
 
 
-def _resume(path: Path) -> tuple[int, int, int]:
+def resumed(path: Path) -> tuple[int, int, int]:
     """(next scene, episodes saved, simulator errors) of the dataset at `path`."""
     if is_blank(path):
         return 0, 0, 0
