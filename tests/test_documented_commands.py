@@ -44,9 +44,9 @@ NOT_HERE = {
     r"device=cuda": "a GPU",
     r"verbot teleop|annotate outputs/[\w/-]+$": "a person at a page",
     r"--list all": "an hour",
-    r"ws://": "a server",
+    r"wss?://": "a server",
 }
-CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2}
+CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2, "--seconds": 1}
 IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")
 REINFORCEMENT = ("env.num_envs=2", "ppo.num_steps=8", "ppo.batch_size=16", "ppo.epochs=1", "parallelism.workers=1")
 

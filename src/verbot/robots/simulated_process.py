@@ -102,7 +102,7 @@ class SimulatedProcess:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """``success`` and ``error`` of the env, as of the newest observation."""
+        """``success``, ``error``, ``instruction`` and ``instructions`` of the env, as of the newest observation."""
         return self._newest().info
 
     @property
