@@ -89,7 +89,7 @@ def test_the_command_prints_figures_and_says_what_does_not_fit(server, tmp_path,
     [
         ({"agent": "other"}, UnknownNameError, "no agent named 'other'"),
         ({"agent": "ensemble", "execute": 2}, ConfigError, "--execute does not apply"),
-        ({"options": {"speed": 1}}, ConfigError, "robot 'simulated' cannot be made with"),
+        ({"options": {"speed": 1}}, ConfigError, "robot 'simulated' has no field 'speed'"),
         ({"robot": "simulate"}, UnknownNameError, "Did you mean 'simulated'"),
     ],
 )

@@ -30,6 +30,14 @@ from verbot.cli.inspect import (
     list_command,
 )
 from verbot.cli.optimize import optimize_command
+from verbot.cli.robot import (
+    robot_calibrate_command,
+    robot_check_command,
+    robot_list_command,
+    robot_record_command,
+    robot_replay_command,
+    robot_teleoperate_command,
+)
 from verbot.cli.run import run_command
 from verbot.cli.serve import serve_command
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
@@ -61,6 +69,12 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data edit": data_edit_command,
     "data import": data_import_command,
     "data export": data_export_command,
+    "robot list": robot_list_command,
+    "robot check": robot_check_command,
+    "robot calibrate": robot_calibrate_command,
+    "robot teleoperate": robot_teleoperate_command,
+    "robot record": robot_record_command,
+    "robot replay": robot_replay_command,
     "list": list_command,
     "config": config_command,
     "doctor": doctor_command,
@@ -78,18 +92,9 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
 }
 _python_text = warnings.formatwarning
 RESUMED = (
-    "demo",
-    "collect",
-    "teleop",
-    "train",
-    "evaluate",
-    "compare",
-    "robustness",
-    "optimize",
-    "data import",
-    "reinforce",
-    "gap",
-)
+    "demo", "collect", "teleop", "train", "evaluate", "compare", "robustness", "optimize",
+    "data import", "robot record", "reinforce", "gap",
+)  # fmt: skip
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
 

@@ -60,8 +60,8 @@ RANGES: dict[str, NumberRange | None] = {
 # The files and folders into which commands write.
 RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
-    "explain": "out", "run": "out", "optimize": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
-    "reinforce": "out", "gap": "out", "look": "out",
+    "explain": "out", "run": "out", "optimize": "out", "data annotate": "out", "data edit": "out", "data lint": "out",
+    "data import": "target", "reinforce": "out", "gap": "out", "look": "out", "robot record": "out",
 }  # fmt: skip
 RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}
 # What a path of a person can be wrong about; other errors of the operating system are faults of the program.

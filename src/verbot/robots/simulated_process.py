@@ -102,7 +102,7 @@ class SimulatedProcess:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """``success`` and ``error`` of the env, as of the newest observation."""
+        """``success``, ``error``, ``instruction`` and ``instructions`` of the env, as of the newest observation."""
         return self._newest().info
 
     @property
@@ -157,6 +157,13 @@ class SimulatedProcess:
         """Rest where the robot is measured; commands that wait are dropped."""
         if self._connected and not self._fault:
             self._send(STOP)
+
+    def next_scene(self, repeat: bool = False) -> None:
+        """Connect anew, in a new process, for the next scene or for the same again."""
+        self._newest()
+        self._connections -= repeat
+        self.close()
+        self.connect()
 
     def close(self) -> None:
         """End the process."""

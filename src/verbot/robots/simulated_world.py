@@ -22,7 +22,7 @@ from verbot.agents.holding import RATES, TARGETS, HoldAction
 from verbot.envs import make_env
 from verbot.errors import ConfigError, RobotError
 from verbot.parallel.workers import Channel, serve
-from verbot.robots.cameras import Clock
+from verbot.robots.cameras import MonotonicClock
 from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation, RobotSpec
 
@@ -30,6 +30,7 @@ DELTAS = frozenset({"position_delta", "rotation_delta"})
 WATCHDOG_S = 0.25  # a velocity that is not commanded again becomes zero
 MARGIN_S = 0.02  # before the end of a period: when a step begins that no command began
 STOP = "stop"
+SHOWN = ("success", "error", "instruction", "instructions")  # of the env's info
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class WorldFrame:
 
     Args:
         measured_s: when, on the monotonic clock, which all processes of a machine share.
-        info: ``success`` and ``error`` of the env.
+        info: of the env's those in `SHOWN`.
         counts: of periods, and of those that were ``late`` (the machine was too slow) or ``empty`` (no command came); and of
             commands that were ``executed`` or ``dropped`` (more came than fit).
     """
@@ -85,7 +86,7 @@ class WorldFrame:
 class CommandQueue:
     """Commands that wait for their period: at most `room`, the oldest is dropped. Thread-safe."""
 
-    def __init__(self, room: int, clock: Clock = time.monotonic):
+    def __init__(self, room: int, clock: MonotonicClock = time.monotonic):
         self._room, self._clock, self._waiting, self._changed = room, clock, deque[FloatArray](), threading.Condition()
         self.dropped, self.stopped, self.closed = 0, False, False
 
@@ -126,7 +127,7 @@ class ClockedWorld:
         portions: commands in one period; the deltas of a command are so much smaller than the env's.
     """
 
-    def __init__(self, episode: EpisodeRunner, commands: CommandQueue, portions: int = 1, clock: Clock = time.monotonic):
+    def __init__(self, episode: EpisodeRunner, commands: CommandQueue, portions: int = 1, clock: MonotonicClock = time.monotonic):
         self._episode, self._commands, self._portions, self._clock = episode, commands, portions, clock
         self._spec = episode.env.robot_spec
         self._hold, self._last = _hold_of(self._spec), cast("FloatArray | None", None)
@@ -188,7 +189,7 @@ class ClockedWorld:
 
     def _frame(self, time_s: float, measured_s: float) -> WorldFrame:
         episode = self._episode
-        info = {"success": bool(episode.info.get("success", False)), "error": episode.info.get("error")}
+        info = {name: episode.info[name] for name in SHOWN if name in episode.info}
         counts = {**self._counts, "dropped": self._commands.dropped}
         return WorldFrame(dataclasses.replace(episode.observation, time_s=time_s), measured_s, episode.over, info, counts)
 

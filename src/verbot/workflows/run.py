@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from verbot.agents import ChunkAgent, EnsembleAgent, Guard, GuardConfig, GuardedAgent, HoldAgent
+from verbot.configuration import nested
 from verbot.contracts import ChunkedAgent, Policy, Robot
 from verbot.deploy.loop import ControlLoop, LoopConfig, LoopTime, oldest_s
 from verbot.deploy.loop_recording import RunRecorder
@@ -18,8 +19,10 @@ from verbot.deploy.matching import check_matching
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.files import hold
 from verbot.parallel.progress import Progress
-from verbot.robots import make_robot
+from verbot.robots import make_robot, robots
+from verbot.robots.options import checked
 from verbot.robots.simulated import SimulatedRobot
+from verbot.robots.simulated_process import SimulatedProcess
 from verbot.spec import Observation
 from verbot.workflows.load_policy import open_policy
 
@@ -97,7 +100,7 @@ def run(config: RunConfig, progress: bool = True, times: LoopTime | None = None)
         agent = GuardedAgent(held, guard, oldest_s(robot))
         about = {"policy": config.policy, "robot": config.robot, "agent": config.agent, "execute": config.execute}
         recorder = None if config.record is None else RunRecorder(config.record, robot.spec, config.instruction, about)
-        simulated = robot if isinstance(robot, SimulatedRobot) else None
+        simulated = robot if isinstance(robot, SimulatedRobot | SimulatedProcess) else None
         total = None if config.seconds is None else max(1, round(config.seconds * robot.spec.rate_hz))
         finished = _never if simulated is None else (lambda: simulated.is_over)
         with Progress("run", total, "steps", enabled=progress) as bar:
@@ -120,10 +123,7 @@ def _success(info: Mapping[str, Any], instruction: str) -> bool | None:
 
 
 def _robot(config: RunConfig) -> Robot:
-    try:
-        return make_robot(config.robot, **config.options)
-    except TypeError as error:
-        raise ConfigError(f"robot {config.robot!r} cannot be made with {dict(config.options)}: {error}") from error
+    return make_robot(config.robot, **checked(f"robot {config.robot!r}", robots.get(config.robot), nested(config.options)))
 
 
 @contextlib.contextmanager
