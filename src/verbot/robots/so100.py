@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,13 @@ import numpy as np
 from verbot.errors import ConfigError, RobotError
 from verbot.robots import robots
 from verbot.robots.cameras.group import CameraGroup
-from verbot.robots.feetech import BusStatistics, FeetechBus, Line, registers
+from verbot.robots.feetech import BusLine, BusStatistics, FeetechBus, registers
 from verbot.robots.so100_arm import AUTO, ArmSite, check_calibration, check_faults, check_servos
 from verbot.robots.so100_calibration import ARM_JOINTS, GRIPPER, RAD_PER_STEP, ArmCalibration
+from verbot.robots.so100_kinematics import SO_CHAIN
 from verbot.robots.so100_measure import calibrate_arm
-from verbot.spec import Component, FloatArray, MotionLimits, Observation, RobotSpec
+from verbot.spec import Component, FloatArray, MotionLimits, Observation, RobotSpec, Workspace
+from verbot.spec.robot import TOOL
 
 RATE_HZ = 30.0
 MAX_AGE_S = 0.2
@@ -49,6 +51,8 @@ class SoArmOptions:
             their motors are free meanwhile.
         velocity, acceleration: limits of the joints in rad/s and rad/s²; the servos are set to this velocity too.
         gripper_velocity, gripper_acceleration: of the opening, in 1/s and 1/s².
+        workspace: the box in which the fingertips stay, in m in the base frame: x, y, z of the low and of the high corner. The
+            base stands at z = 0, x points forward. None is no box.
         release: free the motors when the robot is closed, over two seconds; otherwise they hold, and stay warm.
     """
 
@@ -58,6 +62,7 @@ class SoArmOptions:
     acceleration: float = 30.0
     gripper_velocity: float = 4.0
     gripper_acceleration: float = 40.0
+    workspace: Sequence[float] | None = None
     release: bool = False
 
     def __post_init__(self) -> None:
@@ -66,11 +71,15 @@ class SoArmOptions:
         limits = (self.velocity, self.acceleration, self.gripper_velocity, self.gripper_acceleration)
         if not all(math.isfinite(limit) and limit > 0 for limit in limits):
             raise ConfigError(f"velocity and acceleration limits are {limits}; expected numbers above 0")
+        if self.workspace is not None and len(self.workspace) != 6:
+            raise ConfigError(
+                f"workspace is {self.workspace!r:.80}; expected six numbers: x, y, z of the low and of the high corner"
+            )
 
 
 @robots.register("so100", needs=("serial",))
 def so100(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     cameras: Mapping[str, Mapping[str, Any]] | None = None,
     options: SoArmOptions = SoArmOptions(),
 ) -> SoArm:
@@ -80,7 +89,7 @@ def so100(
 
 @robots.register("so101", needs=("serial",))
 def so101(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     cameras: Mapping[str, Mapping[str, Any]] | None = None,
     options: SoArmOptions = SoArmOptions(),
 ) -> SoArm:
@@ -116,7 +125,7 @@ class SoArm:
     def __init__(
         self,
         name: str,
-        port: str | Callable[[], Line] = AUTO,
+        port: str | Callable[[], BusLine] = AUTO,
         cameras: Mapping[str, Mapping[str, Any]] | None = None,
         options: SoArmOptions = SoArmOptions(),
     ):
@@ -150,7 +159,18 @@ class SoArm:
             )
         )
         parts = (joints, gripper)
-        return RobotSpec(self.site.robot, RATE_HZ, self._cameras.spec, parts, parts, limits=limits, max_age_s=MAX_AGE_S)
+        box = tuple(float(value) for value in given.workspace or ())
+        return RobotSpec(
+            self.site.robot,
+            RATE_HZ,
+            self._cameras.spec,
+            parts,
+            parts,
+            limits=limits,
+            workspaces=(Workspace(TOOL, (box[0], box[1], box[2]), (box[3], box[4], box[5])),) if box else (),
+            max_age_s=MAX_AGE_S,
+            chains=(SO_CHAIN,),
+        )
 
     @property
     def statistics(self) -> BusStatistics:
@@ -268,7 +288,7 @@ class SoArm:
         self._goals = goals
 
     def _verify(self, blocks: Mapping[int, bytes]) -> None:
-        """Whether servos still do what they were told."""
+        """Whether servos still hold their goals."""
         bus, first = self._connected(), registers.TORQUE_ENABLE
         check_faults(bus)
         for servo, block in blocks.items():

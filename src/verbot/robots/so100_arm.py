@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verbot.errors import RobotError
-from verbot.robots.feetech import EmulatedBus, EmulatedLine, EmulatedServo, FeetechBus, Line, SerialLine, registers, serial_ports
+from verbot.robots.feetech import (
+    BusLine,
+    EmulatedBus,
+    EmulatedLine,
+    EmulatedServo,
+    FeetechBus,
+    SerialLine,
+    registers,
+    serial_ports,
+)
 from verbot.robots.so100_calibration import (
     DEFAULT,
     JOINTS,
@@ -42,7 +51,7 @@ class ArmSite:
 
     robot: str
     role: str
-    port: str | Callable[[], Line] = AUTO
+    port: str | Callable[[], BusLine] = AUTO
     calibration: str | None = None
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 
 from verbot.errors import RobotError
 from verbot.robots import leaders
-from verbot.robots.feetech import EmulatedLine, FeetechBus, Line, registers
+from verbot.robots.feetech import BusLine, EmulatedLine, FeetechBus, registers
 from verbot.robots.so100_arm import AUTO, ArmSite, check_calibration, check_faults, check_servos, waving
 from verbot.robots.so100_calibration import ArmCalibration, load_calibration
 from verbot.robots.so100_measure import calibrate_arm
@@ -20,7 +20,7 @@ _AGREE = 8  # steps between two readings of a joint that moves
 
 @leaders.register("so100", needs=("serial",))
 def so100_leader(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     calibration: str | None = None,
     follower: str | None = None,
     on_mismatch: str = "refuse",
@@ -31,7 +31,7 @@ def so100_leader(
 
 @leaders.register("so101", needs=("serial",))
 def so101_leader(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     calibration: str | None = None,
     follower: str | None = None,
     on_mismatch: str = "refuse",
@@ -66,7 +66,7 @@ class SoLeader:
     def __init__(
         self,
         name: str,
-        port: str | Callable[[], Line] = AUTO,
+        port: str | Callable[[], BusLine] = AUTO,
         calibration: str | None = None,
         follower: str | None = None,
         on_mismatch: str = "refuse",

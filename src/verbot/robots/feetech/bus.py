@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from verbot.errors import RobotError
 from verbot.robots.feetech import packets
-from verbot.robots.feetech.line import Line
+from verbot.robots.feetech.line import BusLine
 from verbot.robots.feetech.packets import FRAME, Instruction, Packet, Replies
 from verbot.robots.feetech.registers import ID, LOCK, STATUS, Register, faults_of
 
@@ -73,13 +73,13 @@ class FeetechBus:
     """Servos on one line. Its methods may be called from several threads; each command has the line for itself.
 
     Args:
-        line: an open `Line`; `close` closes it.
+        line: an open `BusLine`; `close` closes it.
         names: names of the servos by id, for messages.
 
     Every method raises `RobotError` that names the servo if it does not answer in time, and if the line is lost.
     """
 
-    def __init__(self, line: Line, names: Mapping[int, str] | None = None, timing: BusTiming = BusTiming()):
+    def __init__(self, line: BusLine, names: Mapping[int, str] | None = None, timing: BusTiming = BusTiming()):
         self._line, self._names, self._timing = line, dict(names or {}), timing
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class FeetechBus:
         return self._clean < DISTRUST
 
     @property
-    def line(self) -> Line:
+    def line(self) -> BusLine:
         return self._line
 
     def name(self, servo: int) -> str:
@@ -110,8 +110,8 @@ class FeetechBus:
     def ping(self, servo: int) -> bool:
         """Whether the servo answers: whether it reads its id.
 
-        The answer to `Instruction.PING` of a servo with a voltage fault is the question, bit for bit, and cannot be told from the
-        echo of an adapter.
+        `Instruction.PING` is not used: a servo with a voltage fault answers it with the bytes of an adapter that returns what is
+        sent.
         """
         return self._until(lambda: self._ask(ID.address, ID.size, [servo]) or None) is not None
 
