@@ -14,6 +14,7 @@ from verbot.contracts import AgingRobot, Calibrated, LeaderArm
 from verbot.errors import ConfigError, RobotError
 from verbot.robots import leaders, make_leader, make_robot, robots
 from verbot.robots.feetech import LineFaults, PseudoTerminal, registers
+from verbot.robots.options import from_words
 from verbot.robots.so100_calibration import DEFAULT, JOINTS
 from verbot.spec import RobotSpec
 
@@ -30,6 +31,7 @@ def test_the_robot_and_its_leader_are_there_by_name():
     for name in ("so100", "so101"):
         robot = make_robot(name, port="emulated")
         assert isinstance(robot, AgingRobot) and isinstance(robot, Calibrated) and robot.spec.name == name
+        assert from_words(robots, name, ["port=emulated", "velocity=2.5"]).spec.limits[0].velocity == (2.5,) * 5
         leader = make_leader(name, port="emulated")
         assert isinstance(leader, LeaderArm) and isinstance(leader, Calibrated)
 
@@ -105,6 +107,22 @@ def test_stop_holds_the_place_but_lets_a_grip_be(arm):
     writes = len(arm.bus.writes)
     robot.stop()
     assert len(arm.bus.writes) == writes
+    robot.close()
+
+
+def test_stop_holds_the_joints_that_can_be_reached(arm):
+    robot = arm.robot()
+    robot.connect()
+    goals = np.array([1.5, -1.0, 1.0, 1.0, 1.0, 0.0], np.float32)
+    robot.act(goals)
+    arm.wait(0.2)
+    arm.bus.servo(3).number = 9
+    with pytest.raises(RobotError, match=r"'elbow_flex' \(servo 3\) on the emulator does not answer"):
+        robot.stop()
+    held = arm.get(GOAL)
+    arm.wait(2.0)
+    assert all(arm.places[servo] == held[servo] for servo in (1, 2, 4, 5))
+    assert all(abs(held[servo] - DEFAULT.steps(goals)[servo]) > 100 for servo in (1, 2, 4, 5)), "they did not move on"
     robot.close()
 
 
@@ -232,7 +250,7 @@ def test_a_bad_line_moves_nothing_wrong(arm):
 def test_a_lost_port_is_named_and_closes(tmp_path):
     arm = Arm(tmp_path)
     with PseudoTerminal(arm.bus) as path:
-        robot = make_robot("so100", port=path, calibration=str(arm.path))
+        robot = make_robot("so100", port=path, calibration=str(arm.path), patience=10.0)
         robot.connect()
         state = robot.observe().state
         robot.act(state)

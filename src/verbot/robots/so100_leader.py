@@ -51,7 +51,7 @@ class SoLeader:
         port: see `verbot.robots.so100_arm.ArmSite`.
         calibration: path of its own calibration; by default in the user's configuration folder.
         follower: path of the follower's calibration: what is read then stays within its ranges. The follower limits it anyway.
-        on_mismatch: as in `verbot.robots.so100.SoArmOptions`.
+        on_mismatch: see `verbot.robots.so100_arm.ArmSite`.
 
     Raises `RobotError` for anything that is wrong with the arm, with the name of the joint.
 
@@ -71,8 +71,8 @@ class SoLeader:
         follower: str | None = None,
         on_mismatch: str = "refuse",
     ):
-        self.site = ArmSite(name, "leader", port, calibration)
-        self._follower, self._writes = follower, on_mismatch == "write"
+        self.site = ArmSite(name, "leader", port, calibration, on_mismatch)
+        self._follower = follower
         self._bus: FeetechBus | None = None
         self._calibration: ArmCalibration | None = None
         self._bounds: tuple[FloatArray, FloatArray] | None = None
@@ -91,7 +91,7 @@ class SoLeader:
                 bus.line.bus.hand = waving(calibration)
             check_servos(bus)
             bus.write_all(registers.TORQUE_ENABLE, dict.fromkeys(calibration.servos, 0))
-            check_calibration(bus, calibration, self.site, write=self._writes)
+            check_calibration(bus, calibration, self.site)
         except BaseException:
             bus.close()
             raise
