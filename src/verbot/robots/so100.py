@@ -226,9 +226,9 @@ class SoArm:
             return
         bus, joints = self._bus, self._of().joints
         # At once for the joints that answer, so that none moves on while one that does not is waited for.
-        places = bus.glance(registers.PRESENT_POSITION, self._of().servos, _AGREE)
+        places = bus.read_once(registers.PRESENT_POSITION, self._of().servos, _AGREE)
         goals = {joint.id: joint.clip(places[joint.id]) for joint in joints[:-1] if joint.id in places}
-        bus.push(registers.GOAL_POSITION, goals)
+        bus.write_once(registers.GOAL_POSITION, goals)
         try:
             self._hold(joints)
         except RobotError:

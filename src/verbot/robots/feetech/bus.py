@@ -172,13 +172,13 @@ class FeetechBus:
                     raise RobotError(f"register {register.name} of {self._list(doubtful)} reads differently each time")
         return values
 
-    def glance(self, register: Register, servos: Sequence[int], tolerance: int) -> dict[int, int]:
+    def read_once(self, register: Register, servos: Sequence[int], tolerance: int) -> dict[int, int]:
         """The value of a register of the servos that answer at once, twice and alike. Nothing is repeated, nobody is missed."""
         first, second = (self._ask(register.address, register.size, servos) for _ in range(2))
         both = {servo: (register.decode(first[servo]), register.decode(second[servo])) for servo in first if servo in second}
         return {servo: late for servo, (early, late) in both.items() if abs(early - late) <= tolerance}
 
-    def push(self, register: Register, values: Mapping[int, int]) -> None:
+    def write_once(self, register: Register, values: Mapping[int, int]) -> None:
         """Write a register of several servos once, without knowing whether it arrives: before `write_all`, where time counts."""
         data = {servo: register.encode(value) for servo, value in values.items()}
         with self._lock:
