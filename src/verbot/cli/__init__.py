@@ -28,6 +28,14 @@ from verbot.cli.inspect import (
     doctor_command,
     list_command,
 )
+from verbot.cli.robot import (
+    robot_calibrate_command,
+    robot_check_command,
+    robot_list_command,
+    robot_record_command,
+    robot_replay_command,
+    robot_teleoperate_command,
+)
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
 from verbot.folders import is_blank
@@ -53,6 +61,12 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "data edit": data_edit_command,
     "data import": data_import_command,
     "data export": data_export_command,
+    "robot list": robot_list_command,
+    "robot check": robot_check_command,
+    "robot calibrate": robot_calibrate_command,
+    "robot teleoperate": robot_teleoperate_command,
+    "robot record": robot_record_command,
+    "robot replay": robot_replay_command,
     "list": list_command,
     "config": config_command,
     "doctor": doctor_command,
@@ -69,7 +83,9 @@ OLD_OPTIONS: dict[str, dict[str, str]] = {
     "collect": {"--again": "--revisit", "--first": "--max-frames"},
 }
 _python_text = warnings.formatwarning
-RESUMED = ("demo", "collect", "teleop", "train", "evaluate", "compare", "robustness", "data import", "reinforce", "gap")
+RESUMED = (
+    "demo", "collect", "teleop", "train", "evaluate", "compare", "robustness", "data import", "robot record", "reinforce", "gap",
+)  # fmt: skip
 OLD_KINDS = {"designs": "comparisons", "reinforcement": "recipes", "scorers": "reward-models"}
 
 

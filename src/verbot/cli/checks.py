@@ -49,7 +49,7 @@ RANGES: dict[str, NumberRange | None] = {
 RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
     "explain": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
-    "reinforce": "out", "gap": "out", "look": "out",
+    "reinforce": "out", "gap": "out", "look": "out", "robot record": "out",
 }  # fmt: skip
 RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}
 # What a path of a person can be wrong about; other errors of the operating system are faults of the program.

@@ -6,7 +6,7 @@ All of them keep `verbot.contracts.Robot`. ``examples/own_robot.py`` shows one f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from verbot.contracts import LeaderArm, Robot
 from verbot.registry import Registry
@@ -14,6 +14,15 @@ from verbot.registry import Registry
 robots: Registry[Callable[..., Robot]] = Registry("robot", package="verbot.robots", group="verbot.robots")
 # Arms that a person moves by hand; one of your own is an entry point of the group ``verbot.leaders``.
 leaders: Registry[Callable[..., LeaderArm]] = Registry("leader arm", package="verbot.robots", group="verbot.leaders")
+
+
+@runtime_checkable
+class SceneRobot(Robot, Protocol):
+    """A robot that sets up its own scene, as a simulated one does. Between episodes of others a person does."""
+
+    def next_scene(self, repeat: bool = False) -> None:
+        """Set up the next scene, or the same again. Raises `RobotError` if it is not connected, or cannot."""
+        ...
 
 
 def make_robot(name: str, **options: Any) -> Robot:

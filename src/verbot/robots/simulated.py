@@ -91,6 +91,13 @@ class SimulatedRobot:
     def stop(self) -> None:
         """Nothing moves between two calls of `act`."""
 
+    def next_scene(self, repeat: bool = False) -> None:
+        """Connect anew, for the next scene or for the same again."""
+        self._connected()
+        self._connections -= repeat
+        self.close()
+        self.connect()
+
     def close(self) -> None:
         self._episode = None
         if self._name is not None and not self._closed:

@@ -158,6 +158,13 @@ class SimulatedProcess:
         if self._connected and not self._fault:
             self._send(STOP)
 
+    def next_scene(self, repeat: bool = False) -> None:
+        """Connect anew, in a new process, for the next scene or for the same again."""
+        self._newest()
+        self._connections -= repeat
+        self.close()
+        self.connect()
+
     def close(self) -> None:
         """End the process."""
         opened, self._open, self._worker = self._open, None, None

@@ -22,7 +22,7 @@ from verbot.agents.holding import RATES, TARGETS, HoldAction
 from verbot.envs import make_env
 from verbot.errors import ConfigError, RobotError
 from verbot.parallel.workers import Channel, serve
-from verbot.robots.cameras import Clock
+from verbot.robots.cameras import MonotonicClock
 from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation, RobotSpec
 
@@ -85,7 +85,7 @@ class WorldFrame:
 class CommandQueue:
     """Commands that wait for their period: at most `room`, the oldest is dropped. Thread-safe."""
 
-    def __init__(self, room: int, clock: Clock = time.monotonic):
+    def __init__(self, room: int, clock: MonotonicClock = time.monotonic):
         self._room, self._clock, self._waiting, self._changed = room, clock, deque[FloatArray](), threading.Condition()
         self.dropped, self.stopped, self.closed = 0, False, False
 
@@ -126,7 +126,7 @@ class ClockedWorld:
         portions: commands in one period; the deltas of a command are so much smaller than the env's.
     """
 
-    def __init__(self, episode: EpisodeRunner, commands: CommandQueue, portions: int = 1, clock: Clock = time.monotonic):
+    def __init__(self, episode: EpisodeRunner, commands: CommandQueue, portions: int = 1, clock: MonotonicClock = time.monotonic):
         self._episode, self._commands, self._portions, self._clock = episode, commands, portions, clock
         self._spec = episode.env.robot_spec
         self._hold, self._last = _hold_of(self._spec), cast("FloatArray | None", None)

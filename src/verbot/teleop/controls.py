@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, RobotError
 from verbot.spec import Component, Float64Array, FloatArray, Observation, RobotSpec
 
 UNDERSTOOD = ("position_delta", "rotation_delta", "gripper", "discrete")
@@ -166,11 +166,71 @@ def live(value: float) -> float:
     return 0.0 if beyond <= 0 else float(np.copysign(min(1.0, beyond / (1.0 - DEAD_ZONE)), value))
 
 
+class Operator(Protocol):
+    """Whatever turns a person's input into actions: keys and sticks (`Teleoperator`), or a leader arm (`HandsOff`)."""
+
+    motion: MotionCommand
+    by_keys: bool  # whether keys and sticks move the robot
+    active: str | None
+    speed: str
+
+    @property
+    def closed(self) -> bool: ...
+
+    def reset(self, instruction: str = "") -> None: ...
+
+    def act(self, observation: Observation | None = None) -> FloatArray: ...
+
+    def switch_gripper(self) -> None: ...
+
+    def switch_end_effector(self) -> None: ...
+
+    def switch_speed(self) -> None: ...
+
+    def take_over(self, action: FloatArray) -> None: ...
+
+
+class HandsOff:
+    """An operator without keys: a leader arm moves the robot, or only a policy does.
+
+    Args:
+        read: the action (a,) of the leader arm; without one nobody can take over from the policy.
+    """
+
+    by_keys, closed, speed = False, False, "-"
+
+    def __init__(self, read: Callable[[], FloatArray] | None = None):
+        self.motion, self._read = MotionCommand(), read
+        self.active: str | None = None
+
+    def reset(self, instruction: str = "") -> None:
+        """It has no state."""
+
+    def act(self, observation: Observation | None = None) -> FloatArray:
+        if self._read is None:
+            raise RobotError("nobody drives: there is neither a leader arm nor a policy")
+        return self._read()
+
+    def switch_gripper(self) -> None:
+        """The leader arm has a handle of its own."""
+
+    def switch_end_effector(self) -> None:
+        """It moves all at once."""
+
+    def switch_speed(self) -> None:
+        """The person's own."""
+
+    def take_over(self, action: FloatArray) -> None:
+        """The leader arm is where it is."""
+
+
 class Teleoperator:
     """A user's input as an `Agent`: set `motion`, then call `act`. It keeps the grippers, the speed and the active end effector.
 
     Raises `ConfigError` for a robot that cannot be teleoperated.
     """
+
+    by_keys = True
 
     def __init__(self, spec: RobotSpec, basis: Basis | None = None):
         check_drivable(spec)

@@ -4,14 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from verbot.contracts import Agent, Env
 from verbot.data import EpisodeRecord
 from verbot.rollout.collect import episode_record
 from verbot.rollout.episode import EpisodeRunner, Transition
 from verbot.spec import FloatArray, Observation, UInt8Array
-from verbot.teleop.controls import Teleoperator, basis_of
+from verbot.teleop.controls import Operator, Teleoperator, basis_of
+
+
+class DrivenEpisode(Protocol):
+    """An episode that a person drives, in an env or on a robot, as `verbot.teleop.session` sees it."""
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """``goal``, and ``feasible``: the goals that the scene admits."""
+        ...
+
+    @property
+    def images(self) -> Mapping[str, UInt8Array]: ...
+
+    @property
+    def success(self) -> bool: ...
+
+    @property
+    def over(self) -> bool: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def driving(self) -> bool: ...
+
+    @property
+    def note(self) -> str:
+        """What the person should know now, or ``""``."""
+        ...
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether there is something to save."""
+        ...
+
+    def take_over(self) -> None: ...
+
+    def hand_back(self) -> None: ...
+
+    def step(self) -> None:
+        """One control step."""
+        ...
+
+    def rest(self) -> None:
+        """Nobody drives from now on."""
+        ...
+
+    def judge(self, success: bool) -> None:
+        """What the person says of it, where no env knows."""
+        ...
+
+    def records(self, by: str, description: str | None, added: Sequence[str]) -> Iterator[EpisodeRecord]: ...
 
 
 @dataclass
@@ -29,26 +84,26 @@ class SharedControl:
     So what the policy remembers is current when the person hands back.
     """
 
-    def __init__(self, teleoperator: Teleoperator, policy: Agent | None):
-        self.teleoperator, self.policy = teleoperator, policy
+    def __init__(self, operator: Operator, policy: Agent | None):
+        self.operator, self.policy = operator, policy
         self.person_drives = False
         self._latest: FloatArray | None = None
 
     def reset(self, instruction: str) -> None:
         self.person_drives, self._latest = False, None
-        self.teleoperator.reset(instruction)
+        self.operator.reset(instruction)
         if self.policy is not None:
             self.policy.reset(instruction)
 
     def act(self, observation: Observation) -> FloatArray:
         predicted = None if self.policy is None else self.policy.act(observation)
-        self._latest = self.teleoperator.act(observation) if self.person_drives or predicted is None else predicted
+        self._latest = self.operator.act(observation) if self.person_drives or predicted is None else predicted
         return self._latest
 
     def take_over(self) -> None:
         """The person acts from now on."""
         if self._latest is not None:
-            self.teleoperator.take_over(self._latest)
+            self.operator.take_over(self._latest)
         self.person_drives = True
 
     def hand_back(self) -> None:
@@ -99,6 +154,20 @@ class TeleopEpisode:
     def driving(self) -> bool:
         """Whether the person acts."""
         return self._control.person_drives
+
+    @property
+    def note(self) -> str:
+        return ""
+
+    @property
+    def is_recorded(self) -> bool:
+        return bool(self.segments)
+
+    def rest(self) -> None:
+        """An env stands still between two steps."""
+
+    def judge(self, success: bool) -> None:
+        """The env judges."""
 
     def take_over(self) -> None:
         """The person drives from now on."""

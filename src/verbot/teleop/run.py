@@ -18,6 +18,7 @@ from verbot.ranges import COUNT_OR_NONE, PORT, SEED, STRENGTH, check_ranges
 from verbot.rollout.collect import CollectConfig, request_for
 from verbot.spec import RobotSpec, UInt8Array
 from verbot.teleop.controls import SPEEDS, Teleoperator
+from verbot.teleop.episode import TeleopEpisode
 from verbot.teleop.inputs import Inputs
 from verbot.teleop.server import PageServer
 from verbot.teleop.session import Phase, TeleopPlan, TeleopSession
@@ -113,7 +114,7 @@ def teleoperate(
             raise ConfigError(f"{config.env!r} has no task {', '.join(sorted(unknown))}; it has {', '.join(env.tasks)}")
         teleoperator, inputs = Teleoperator(spec), Inputs(gamepad=config.by == "gamepad")
         drawn = CollectConfig(env=config.env, seed=config.seed, axes=config.axes)
-        scene, saved, errors = _resume(Path(path))
+        scene, saved, errors = resumed(Path(path))
         plan = TeleopPlan(
             lambda number: request_for(drawn, tasks, number), config.seed, config.by, config.episodes, scene, saved, errors
         )
@@ -124,7 +125,12 @@ def teleoperate(
             DatasetWriter(path, spec, images=config.images) as writer,
             PageServer(inputs, hello, config.host, config.port) as page,
         ):
-            session = TeleopSession(env, teleoperator, writer.save_episode, plan, make_policy(env) if make_policy else None)
+            policy = make_policy(env) if make_policy else None
+
+            def start(request: Mapping[str, Any]) -> TeleopEpisode:
+                return TeleopEpisode(env, request, config.seed, teleoperator, policy)
+
+            session = TeleopSession(start, teleoperator, writer.save_episode, plan, policy is not None)
             opened(page, env)
             pace = pace or RealTime(spec.rate_hz)
             while session.phase != Phase.DONE:
@@ -153,7 +159,7 @@ def _pictures(env: Env, images: Mapping[str, UInt8Array], pixels: int) -> dict[s
     return {name: drawn.picture(name, pixels) if drawn else image for name, image in colors.items()}
 
 
-def _resume(path: Path) -> tuple[int, int, int]:
+def resumed(path: Path) -> tuple[int, int, int]:
     """(next scene, episodes saved, simulator errors) of the dataset at `path`."""
     if is_blank(path):
         return 0, 0, 0

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from verbot.contracts import Agent, Env
 from verbot.data import EpisodeRecord
 from verbot.errors import SimulationError
 from verbot.rollout.collect import stamped
 from verbot.spec import UInt8Array
-from verbot.teleop.controls import Teleoperator
-from verbot.teleop.episode import TeleopEpisode
+from verbot.teleop.controls import Operator
+from verbot.teleop.episode import DrivenEpisode
 from verbot.teleop.inputs import SAY, Command, Given
 
 TRIES = 20  # consecutive scenes in which the simulator may fault
@@ -48,11 +47,12 @@ class TeleopPlan:
 
 
 class TeleopSession:
-    """A person's session in one env.
+    """A person's session in one env, or on one robot.
 
     Args:
+        start: sets up the episode of a request, the fields of an `EpisodeRequest`.
         save: commits one record, e.g. `DatasetWriter.save_episode`.
-        policy: acts until the person takes over; without one the person drives from the start.
+        corrects: a policy acts until the person takes over; otherwise the person drives from the start.
 
     Raises:
         SimulationError: when the simulator faults in `TRIES` scenes in a row.
@@ -60,13 +60,13 @@ class TeleopSession:
 
     def __init__(
         self,
-        env: Env,
-        teleoperator: Teleoperator,
+        start: Callable[[Mapping[str, Any]], DrivenEpisode],
+        operator: Operator,
         save: Callable[[EpisodeRecord], int],
         plan: TeleopPlan,
-        policy: Agent | None = None,
+        corrects: bool = False,
     ):
-        self._env, self._teleoperator, self._save, self._plan, self._policy = env, teleoperator, save, plan, policy
+        self._start, self._operator, self._save, self._plan, self._corrects = start, operator, save, plan, corrects
         self.scene, self.saved, self.errors, self.episodes = plan.scene, plan.saved, plan.errors, 0
         self.phase, self.message = Phase.READY, ""
         self._quitting = self._armed = False
@@ -83,18 +83,18 @@ class TeleopSession:
             if command.name != "gripper" and self.phase != Phase.DONE:
                 self._obey(command)
         # A key still held from before the scene was set up or handed back has no effect until it is released.
-        touched = switches > 0 or (given.motion.moves and self._armed)
+        touched = self._operator.by_keys and (switches > 0 or (given.motion.moves and self._armed))
         self._armed = self._armed or not given.motion.moves
-        self._teleoperator.motion = given.motion
+        self._operator.motion = given.motion
         if touched and self.phase == Phase.READY:
             self.phase = Phase.RECORDING
         if self.phase != Phase.RECORDING:
             return
         if touched and not self.episode.driving:
             self.episode.take_over()
-            self.message = "You drive; H hands back to the policy." if self._policy else ""
+            self.message = "You drive; H hands back to the policy." if self._corrects else ""
         if self.episode.driving and switches % 2:
-            self._teleoperator.switch_gripper()
+            self._operator.switch_gripper()
         self._step()
 
     def view(self) -> dict[str, Any]:
@@ -109,10 +109,10 @@ class TeleopSession:
             "goals": len(episode.info["feasible"]),
             "success": episode.success,
             "driver": driver,
-            "corrects": self._policy is not None,
-            "gripper": "closed" if self._teleoperator.closed else "open",
-            "speed": self._teleoperator.speed,
-            "end_effector": self._teleoperator.active or "",
+            "corrects": self._corrects,
+            "gripper": "closed" if self._operator.closed else "open",
+            "speed": self._operator.speed,
+            "end_effector": self._operator.active or "",
             "seconds": round(episode.seconds, 1),
             "scene": self.scene,
             "saved": self.saved,
@@ -135,10 +135,24 @@ class TeleopSession:
             return
         if self.episode.over:
             self._review()
+        if self.episode.note:
+            self.message = self.episode.note
+
+    def interrupt(self) -> None:
+        """The page is gone: an episode that is being recorded ends, and is there to be reviewed."""
+        if self.phase == Phase.RECORDING:
+            self._review()
+            self.message = f"The page was gone, so the episode ended. {self.message}"
+
+    def _how_it_begins(self) -> str:
+        if self._corrects:
+            return "Enter lets the policy begin; touch a control to take over."
+        return "Touch a control to begin." if self._operator.by_keys else "Enter begins: the robot goes where the leader arm is."
 
     def _review(self) -> None:
         self.phase = Phase.REVIEW
-        if not self.episode.segments:
+        self.episode.rest()
+        if not self.episode.is_recorded:
             self.message = "The policy did it alone: there is nothing to record. Enter: next scene."
         elif self.episode.success:
             self.message = "Done! Enter saves it; type other words first if you like."
@@ -156,15 +170,14 @@ class TeleopSession:
             request |= {"goal": self._goal} if self._goal else {}
             request |= {"text": self._text} if self._text else {}
             try:
-                self.episode = TeleopEpisode(self._env, request, self._plan.seed, self._teleoperator, self._policy)
+                self.episode = self._start(request)
                 break
             except SimulationError as error:
                 self.errors += 1
                 if number == scene + TRIES - 1:
                     raise SimulationError(f"the simulator faulted in {TRIES} scenes in a row, at last: {error}") from error
         self.scene, self.phase, self._armed = number, Phase.READY, False
-        starts = "Enter lets the policy begin; touch a control to take over." if self._policy else "Touch a control to begin."
-        self.message = starts
+        self.message = self._how_it_begins()
 
     def _obey(self, command: Command) -> None:
         quitting, self._quitting = self._quitting, False
@@ -173,24 +186,28 @@ class TeleopSession:
         elif command.name == SAY:
             self._say(command.text, command.add)
         elif command.name == "speed":
-            self._teleoperator.switch_speed()
+            self._operator.switch_speed()
         elif command.name == "end_effector":
-            self._teleoperator.switch_end_effector()
+            self._operator.switch_end_effector()
         else:
             getattr(self, f"_obey_{command.name}")()
 
     def _obey_save(self) -> None:
-        if self.phase == Phase.READY and self._policy is not None:
+        if self.phase == Phase.READY and self._corrects:
             self.phase, self.message = Phase.RECORDING, "The policy acts; touch a control to take over."
+        elif self.phase == Phase.READY and not self._operator.by_keys:
+            self.phase, self.message = Phase.RECORDING, "The leader arm moves the robot; Enter ends the episode."
+            self.episode.take_over()
         elif self.phase == Phase.RECORDING:
             self._review()
-        elif self.phase == Phase.REVIEW and (self.episode.success or not self.episode.segments):
+        elif self.phase == Phase.REVIEW and (self.episode.success or not self.episode.is_recorded):
             self._commit()
         elif self.phase == Phase.REVIEW:
             self.message = "Not saved: it did not succeed. K keeps it as a failure, Backspace takes it again, X discards it."
 
     def _obey_keep(self) -> None:
         if self.phase == Phase.REVIEW:
+            self.episode.judge(False)
             self._commit()
         else:
             self.message = (
@@ -211,7 +228,7 @@ class TeleopSession:
             self.message = "There is nothing to discard; N shows the next scene."
 
     def _obey_next(self) -> None:
-        if self.phase == Phase.READY or not self.episode.segments:
+        if self.phase == Phase.READY or not self.episode.is_recorded:
             self._visit(self.scene + 1)
         else:
             self.message = "This episode is not saved: Enter saves it, X discards it."
@@ -224,7 +241,7 @@ class TeleopSession:
             self.message = "Another goal of this scene can be chosen before it begins."
 
     def _obey_hand_back(self) -> None:
-        if self._policy is None:
+        if not self._corrects:
             self.message = "There is no policy to hand back to; start with --policy."
         elif self.phase == Phase.RECORDING and self.episode.driving:
             self.episode.hand_back()
@@ -244,7 +261,7 @@ class TeleopSession:
             self.message = "Say it before it begins, or when it is over."
 
     def _quit(self, sure: bool) -> None:
-        if self.phase == Phase.READY or sure or not self.episode.segments:
+        if self.phase == Phase.READY or sure or not self.episode.is_recorded:
             self.phase = Phase.DONE
         else:
             self._quitting = True

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from verbot.registry import Registry
 from verbot.spec import UInt8Array
 
-Clock = Callable[[], float]  # seconds, monotonic
+MonotonicClock = Callable[[], float]  # seconds, monotonic
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from typing import Any
 
 from verbot.configuration import build
 from verbot.errors import ConfigError
-from verbot.robots.cameras import Clock, cameras
+from verbot.robots.cameras import MonotonicClock, cameras
 from verbot.robots.cameras.live import LiveCamera
 from verbot.robots.cameras.views import CameraView
 from verbot.robots.options import checked
@@ -31,7 +31,7 @@ class CameraGroup:
         ['front']
     """
 
-    def __init__(self, table: Mapping[str, Mapping[str, Any]], start_s: float = 10.0, clock: Clock = time.monotonic):
+    def __init__(self, table: Mapping[str, Mapping[str, Any]], start_s: float = 10.0, clock: MonotonicClock = time.monotonic):
         self._start_s, self._clock = start_s, clock
         self.cameras = {name: live_camera(name, options, clock) for name, options in table.items()}
         self._measured: dict[str, float] = {}
@@ -78,7 +78,7 @@ class CameraGroup:
             camera.close()
 
 
-def live_camera(name: str, options: Mapping[str, Any], clock: Clock = time.monotonic) -> LiveCamera:
+def live_camera(name: str, options: Mapping[str, Any], clock: MonotonicClock = time.monotonic) -> LiveCamera:
     """One camera from its options, see `CameraGroup`; not yet open."""
     if not isinstance(options, Mapping) or "name" not in options:
         raise ConfigError(f"camera {name!r} is {options!r}; expected its options, with the name of one of {cameras.names()}")

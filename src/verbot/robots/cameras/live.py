@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from verbot.errors import MissingDependencyError, RobotError, missing
-from verbot.robots.cameras import CameraSource, Clock
+from verbot.robots.cameras import CameraSource, MonotonicClock
 from verbot.robots.cameras.views import CameraView
 from verbot.spec import UInt8Array
 
@@ -40,7 +40,7 @@ class LiveCamera:
         source: CameraSource,
         view: CameraView,
         first_wait_s: float = FIRST_WAIT_S,
-        clock: Clock = time.monotonic,
+        clock: MonotonicClock = time.monotonic,
     ):
         self.name, self.view, self._source, self._clock = name, view, source, clock
         self._first_wait_s = first_wait_s

@@ -15,6 +15,12 @@ const HELP = {
     ["X", "discard, next scene"], ["K", "keep a failure"], ["N", "next scene"], ["G", "another goal of this scene"],
     ["H", "hand back to the policy", "corrects"], ["T", "type a sentence"], ["Esc", "quit"],
   ],
+  drive: [
+    ["W S", "away from you, toward you"], ["A D", "left, right"], ["R F", "up, down"], ["Q E", "turn the gripper"],
+    ["arrows", "tilt the gripper"], ["1 … 9", "choose a discrete action", "discrete"],
+    ["Space", "close or open the gripper", "gripper"], ["V", "drive the next end effector", "end_effectors"],
+    ["C", "speed: fine, normal, fast"], ["Enter", "let the robot rest; begin with a leader arm"], ["Esc", "quit"],
+  ],
   annotate: [
     ["N", "next episode"], ["Backspace", "previous episode"], ["Space", "pause"], ["C", "speed"], ["T", "type a sentence"],
     ["Esc", "quit"],
@@ -102,10 +108,10 @@ function show(state) {
   list.textContent = "";
   for (const sentence of state.added) list.appendChild(document.createElement("li")).textContent = sentence;
   at("message").textContent = state.message;
-  if (hello.mode === "teleop") {
+  if (hello.mode !== "annotate") {
     at("driver").textContent = `${state.driver === "nobody" ? "" : state.driver + " drive" + (state.driver === "you" ? "" : "s") + " · "}` +
       `${state.seconds.toFixed(1)} s · ${hello.end_effectors.length > 1 ? state.end_effector + " " : ""}gripper ${state.gripper} · speed ${state.speed}`;
-    at("count").textContent = `scene ${state.scene} · saved ${state.saved}${state.wanted === null ? "" : " of " + state.wanted}`;
+    if (hello.mode === "teleop") at("count").textContent = `scene ${state.scene} · saved ${state.saved}${state.wanted === null ? "" : " of " + state.wanted}`;
   } else {
     at("driver").textContent = `${state.seconds.toFixed(1)} s · speed ${state.speed}`;
     at("count").textContent = `episode ${state.episode} of ${state.episodes} · annotated ${state.annotated}`;
