@@ -251,7 +251,7 @@ def test_an_emulated_servo_gives_way_to_an_obstacle_until_it_turns_back():
 def test_a_pseudo_terminal_is_a_serial_port_of_servos():
     emulated = EmulatedBus([EmulatedServo(number) for number in SERVOS], LineFaults(corrupt=0.01), seed=5)
     with PseudoTerminal(emulated) as path:
-        bus = FeetechBus(SerialLine(path))
+        bus = FeetechBus(SerialLine(path), timing=BusTiming(patience_s=10.0))
         assert bus.ping(4)
         for goal in (2100, 2000, 2050):
             bus.write_all(registers.GOAL_POSITION, dict.fromkeys(SERVOS, goal))

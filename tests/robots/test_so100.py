@@ -1,50 +1,24 @@
-"""SO-100 and SO-101 on emulated servos: no jump, no wrong goal, faults by name, calibrations, and a leader that is followed."""
+"""SO-100 and SO-101 on emulated servos: no jump, no wrong goal, faults by name."""
 
-import json
-import time
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from so_arm import Arm, move
+
+from verbot.agents.kinematics import ForwardKinematics
 from verbot.contracts import AgingRobot, Calibrated, LeaderArm
-from verbot.errors import ConfigError, CorruptFileError, RobotError
+from verbot.errors import ConfigError, RobotError
 from verbot.robots import leaders, make_leader, make_robot, robots
-from verbot.robots.feetech import EmulatedLine, LineFaults, PseudoTerminal, registers
-from verbot.robots.feetech.emulator import ManualClock
-from verbot.robots.so100_arm import emulated_arm, waving
-from verbot.robots.so100_calibration import DEFAULT, JOINTS, ArmCalibration, JointCalibration, load_calibration
+from verbot.robots.feetech import LineFaults, PseudoTerminal, registers
+from verbot.robots.options import from_words
+from verbot.robots.so100_calibration import DEFAULT, JOINTS
 from verbot.spec import RobotSpec
 
 PLACE, GOAL, TORQUE = registers.PRESENT_POSITION, registers.GOAL_POSITION, registers.TORQUE_ENABLE
-
-
-class Arm:
-    """Emulated servos on a clock that takes no time, and the file of their calibration."""
-
-    def __init__(self, folder, calibration=DEFAULT, hand=None):
-        self.clock, self.path = ManualClock(), folder / "arm.json"
-        self.bus = emulated_arm(calibration, hand)
-        DEFAULT.save(self.path, "so101")
-
-    def port(self):
-        return EmulatedLine(self.bus, self.clock, self.clock.sleep)
-
-    def robot(self, **options):
-        return make_robot("so101", port=self.port, **{"calibration": str(self.path)} | options)
-
-    def leader(self, **options):
-        return make_leader("so101", port=self.port, **{"calibration": str(self.path)} | options)
-
-    def wait(self, seconds):
-        self.clock.sleep(seconds)
-        self.bus.advance(self.clock())
-
-    def get(self, register):
-        return {servo.number: servo.get(register) for servo in self.bus.servos}
-
-    @property
-    def places(self):
-        return {servo.number: servo.present for servo in self.bus.servos}
 
 
 @pytest.fixture
@@ -52,20 +26,12 @@ def arm(tmp_path):
     return Arm(tmp_path)
 
 
-def move(robot, arm, target, seconds=3.0):
-    """Play a loop of `seconds`; returns the last observation."""
-    for _ in range(round(seconds * robot.spec.rate_hz)):
-        robot.act(np.asarray(target, np.float32))
-        arm.wait(1 / robot.spec.rate_hz)
-        observation = robot.observe()
-    return observation
-
-
 def test_the_robot_and_its_leader_are_there_by_name():
     assert {"so100", "so101"} <= set(robots.names()) and {"so100", "so101"} <= set(leaders.names())
     for name in ("so100", "so101"):
         robot = make_robot(name, port="emulated")
         assert isinstance(robot, AgingRobot) and isinstance(robot, Calibrated) and robot.spec.name == name
+        assert from_words(robots, name, ["port=emulated", "velocity=2.5"]).spec.limits[0].velocity == (2.5,) * 5
         leader = make_leader(name, port="emulated")
         assert isinstance(leader, LeaderArm) and isinstance(leader, Calibrated)
 
@@ -141,6 +107,22 @@ def test_stop_holds_the_place_but_lets_a_grip_be(arm):
     writes = len(arm.bus.writes)
     robot.stop()
     assert len(arm.bus.writes) == writes
+    robot.close()
+
+
+def test_stop_holds_the_joints_that_can_be_reached(arm):
+    robot = arm.robot()
+    robot.connect()
+    goals = np.array([1.5, -1.0, 1.0, 1.0, 1.0, 0.0], np.float32)
+    robot.act(goals)
+    arm.wait(0.2)
+    arm.bus.servo(3).number = 9
+    with pytest.raises(RobotError, match=r"'elbow_flex' \(servo 3\) on the emulator does not answer"):
+        robot.stop()
+    held = arm.get(GOAL)
+    arm.wait(2.0)
+    assert all(arm.places[servo] == held[servo] for servo in (1, 2, 4, 5))
+    assert all(abs(held[servo] - DEFAULT.steps(goals)[servo]) > 100 for servo in (1, 2, 4, 5)), "they did not move on"
     robot.close()
 
 
@@ -268,7 +250,7 @@ def test_a_bad_line_moves_nothing_wrong(arm):
 def test_a_lost_port_is_named_and_closes(tmp_path):
     arm = Arm(tmp_path)
     with PseudoTerminal(arm.bus) as path:
-        robot = make_robot("so100", port=path, calibration=str(arm.path))
+        robot = make_robot("so100", port=path, calibration=str(arm.path), patience=10.0)
         robot.connect()
         state = robot.observe().state
         robot.act(state)
@@ -280,120 +262,31 @@ def test_a_lost_port_is_named_and_closes(tmp_path):
         robot.connect()
 
 
-def test_a_joint_can_run_the_other_way():
-    joint = JointCalibration(1, 1, 0, 1000, 3000)
-    assert joint.angle(3000) == pytest.approx(-joint.half_range) and joint.steps_of_angle(-9.0) == 3000
-    assert joint.opening(1000) == 1.0 and joint.steps_of_opening(0.0) == 3000
+def test_the_fingertips_are_where_the_description_says(arm):
+    """The same origins as roll, pitch and yaw, as the description gives them, multiplied out one by one."""
+    origins = [
+        ((0.0388353, 0.0, 0.0624), (3.14159265, 0.0, -3.14159265)),
+        ((-0.0303992, -0.0182778, -0.0542), (-1.57079633, -1.57079633, 0.0)),
+        ((-0.11257, -0.028, 0.0), (0.0, 0.0, 1.57079633)),
+        ((-0.1349, 0.0052, 0.0), (0.0, 0.0, -1.57079633)),
+        ((0.0, -0.0611, 0.0181), (1.57079633, 0.0486795, 3.14159265)),
+        ((-0.0079, -0.000218121, -0.0981274), (0.0, 3.14159265, 0.0)),
+    ]
 
+    def turned(axis, angle):
+        c, s, matrix = np.cos(angle), np.sin(angle), np.eye(4)
+        first, second = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+        matrix[[first, second], [first, second]], matrix[first, second], matrix[second, first] = c, -s, s
+        return matrix
 
-def test_calibrations_come_back_from_files_of_verbot_and_of_lerobot(tmp_path):
-    DEFAULT.save(tmp_path / "own.json", "so101")
-    assert load_calibration(tmp_path / "own.json", "") == DEFAULT
-    plain = json.loads((tmp_path / "own.json").read_text())["joints"]
-    assert list(plain["gripper"]) == ["id", "drive_mode", "homing_offset", "range_min", "range_max"]
-    (tmp_path / "lerobot.json").write_text(json.dumps(plain))
-    assert load_calibration(tmp_path / "lerobot.json", "") == DEFAULT
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda joints: joints.pop("gripper"), "expected shoulder_pan, .*gripper"),
-        (lambda joints: joints["gripper"].pop("id"), "joint gripper is .* expected id, drive_mode"),
-        (lambda joints: joints["gripper"].update(range_max=10), "joint gripper: range_max of a calibrated joint is 10"),
-        (lambda joints: joints["gripper"].update(homing_offset=1.5), "homing_offset of a calibrated joint is 1.5"),
-        (lambda joints: joints["gripper"].update(id=1), "expected six different ones"),
-    ],
-)
-def test_a_damaged_calibration_is_an_error_of_its_file(tmp_path, change, message):
-    joints = {name: vars(joint).copy() for name, joint in DEFAULT.named().items()}
-    change(joints)
-    (tmp_path / "arm.json").write_text(json.dumps(joints))
-    with pytest.raises(CorruptFileError, match=message):
-        load_calibration(tmp_path / "arm.json", "")
-
-
-def sweeping(arm, share=1.0, skip=()):
-    """What a person does when asked: the arm in the middle, then from end to end."""
-    asked = []
-
-    def ask(text):
-        asked.append(text)
-        if len(asked) == 2:
-            hand = waving(DEFAULT, share, period_s=2.0)
-            arm.bus.hand = lambda servo, time_s: None if servo in skip else hand(servo, time_s)
-            until_s = arm.clock() + 4.0
-            while arm.clock() < until_s:
-                time.sleep(0.001)
-        else:
-            arm.bus.hand = waving(DEFAULT, 0.0)
-
-    ask.asked = asked
-    return ask
-
-
-def test_a_person_calibrates_an_arm(arm):
-    for servo in arm.bus.servos:
-        servo.set(registers.HOMING_OFFSET, 0)
-        servo.set(registers.MIN_POSITION, 500)
-    arm.path.unlink()
-    robot = arm.robot()
-    ask = sweeping(arm)
-    assert robot.calibrate(ask) == str(arm.path) and len(ask.asked) == 2
-    found = load_calibration(arm.path, "")
-    for joint, true in zip(found.joints, DEFAULT.joints, strict=True):
-        assert abs(joint.homing_offset - (true.homing_offset + true.middle - 2047)) <= 1
-        assert abs(joint.range_max - joint.range_min - (true.range_max - true.range_min)) <= 24  # the mechanical ends lie beyond
-    arm.bus.hand = lambda servo, time_s: None
-    robot.connect()
-    np.testing.assert_allclose(move(robot, arm, [0.2] * 5 + [0.5]).state, [0.2] * 5 + [0.5], atol=0.002)
-    robot.close()
-
-
-@pytest.mark.parametrize(
-    ("share", "skip", "message"),
-    [(1.0, (3,), r"'elbow_flex' \(servo 3\) was moved by 0° only"), (0.05, (), "'shoulder_pan' .* was moved by 11° only")],
-)
-def test_a_calibration_that_makes_no_sense_leaves_everything_as_it_was(arm, share, skip, message):
-    before, file = arm.get(registers.HOMING_OFFSET) | arm.get(registers.MIN_POSITION), arm.path.read_bytes()
-    with pytest.raises(RobotError, match=message):
-        arm.robot().calibrate(sweeping(arm, share, skip))
-    assert arm.get(registers.HOMING_OFFSET) | arm.get(registers.MIN_POSITION) == before and arm.path.read_bytes() == file
-
-
-def test_a_calibration_that_is_interrupted_leaves_everything_as_it_was(arm):
-    before = arm.get(registers.HOMING_OFFSET)
-
-    def interrupted(text):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        arm.robot().calibrate(interrupted)
-    assert arm.get(registers.HOMING_OFFSET) == before
-
-
-def test_a_follower_mirrors_its_leader(tmp_path):
-    (tmp_path / "leader").mkdir()
-    other = ArmCalibration(
-        tuple(
-            JointCalibration(joint.id, 0, -joint.homing_offset, joint.range_min // 2, joint.range_max // 2 + 900)
-            for joint in DEFAULT.joints
-        )
-    )
-    follower, lead = Arm(tmp_path), Arm(tmp_path / "leader", other, hand=waving(other, 0.4))
-    other.save(lead.path, "so101")
-    robot, leader = follower.robot(), lead.leader(follower=str(follower.path))
-    robot.connect()
-    leader.connect()
-    assert set(lead.get(TORQUE).values()) == {0}
-    for _ in range(8):
-        lead.wait(0.5)
-        wanted = leader.read()
-        np.testing.assert_allclose(wanted, np.clip(other.values(lead.places), DEFAULT.low(), DEFAULT.high()), atol=1e-6)
-        np.testing.assert_allclose(move(robot, follower, wanted, seconds=1.5).state, wanted, atol=0.003)
-    assert not any(write.address == GOAL.address for write in lead.bus.writes), "a goal would turn the torque on"
-    leader.close()
-    leader.close()
-    robot.close()
-    with pytest.raises(RobotError, match="not connected"):
-        leader.read()
+    spec = arm.robot(workspace=[0.05, -0.3, 0.02, 0.45, 0.3, 0.5]).spec
+    arms = ForwardKinematics(spec.chains[0], spec.action[0].axes, "rad")
+    for angles in (np.zeros(5), np.array([0.5, -0.4, 0.3, 0.8, -1.0])):
+        pose = np.eye(4)
+        for (xyz, (roll, pitch, yaw)), angle in zip(origins, [*angles, 0.0], strict=True):
+            pose[:3, 3] += pose[:3, :3] @ xyz
+            pose = pose @ turned("z", yaw) @ turned("y", pitch) @ turned("x", roll) @ turned("z", angle)
+        np.testing.assert_allclose(arms.positions(angles[None])[0], pose[:3, 3], atol=1e-5)
+    assert spec.workspaces[0].low == (0.05, -0.3, 0.02)
+    with pytest.raises(ConfigError, match="expected six numbers"):
+        arm.robot(workspace=[1.0])

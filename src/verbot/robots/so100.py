@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +13,20 @@ import numpy as np
 from verbot.errors import ConfigError, RobotError
 from verbot.robots import robots
 from verbot.robots.cameras.group import CameraGroup
-from verbot.robots.feetech import BusStatistics, FeetechBus, Line, registers
+from verbot.robots.feetech import BusLine, BusStatistics, BusTiming, FeetechBus, registers
 from verbot.robots.so100_arm import AUTO, ArmSite, check_calibration, check_faults, check_servos
-from verbot.robots.so100_calibration import ARM_JOINTS, GRIPPER, RAD_PER_STEP, ArmCalibration
+from verbot.robots.so100_calibration import ARM_JOINTS, GRIPPER, RAD_PER_STEP, ArmCalibration, JointCalibration
+from verbot.robots.so100_kinematics import SO_CHAIN
 from verbot.robots.so100_measure import calibrate_arm
-from verbot.spec import Component, FloatArray, MotionLimits, Observation, RobotSpec
+from verbot.spec import Component, FloatArray, MotionLimits, Observation, RobotSpec, Workspace
+from verbot.spec.robot import TOOL
 
 RATE_HZ = 30.0
 MAX_AGE_S = 0.2
-MISMATCHES = ("refuse", "write")
 _OUTSIDE = 57  # steps, 5°: so far outside its range a joint may stand when it is energized
 _DROOP = 64  # steps between the goal and the place of a joint that holds a load
-_AGREE = 8  # steps between two readings of a joint that moves
 _AT_REST = 20  # steps/s
+_AGREE = 8  # steps between two readings of a joint that moves
 _RELEASE_S, _RELEASE_STEPS = 2.0, 10
 # Gains without which the arm trembles, and a gripper that does not burn at half its torque; LeRobot's values.
 _SETTINGS = {
@@ -45,32 +46,37 @@ class SoArmOptions:
 
     Args:
         calibration: path of the calibration, of verbot's or of LeRobot's; by default in the user's configuration folder.
-        on_mismatch: where servos hold another calibration than the file: ``"refuse"``, or ``"write"`` that of the file into them;
-            their motors are free meanwhile.
+        on_mismatch, patience: see `verbot.robots.so100_arm.ArmSite`.
         velocity, acceleration: limits of the joints in rad/s and rad/s²; the servos are set to this velocity too.
         gripper_velocity, gripper_acceleration: of the opening, in 1/s and 1/s².
+        workspace: the box in which the fingertips stay, in m in the base frame: x, y, z of the low and of the high corner. The
+            base stands at z = 0, x points forward. None is no box.
         release: free the motors when the robot is closed, over two seconds; otherwise they hold, and stay warm.
     """
 
     calibration: str | None = None
     on_mismatch: str = "refuse"
+    patience: float = BusTiming.patience_s
     velocity: float = 3.0
     acceleration: float = 30.0
     gripper_velocity: float = 4.0
     gripper_acceleration: float = 40.0
+    workspace: Sequence[float] | None = None
     release: bool = False
 
     def __post_init__(self) -> None:
-        if self.on_mismatch not in MISMATCHES:
-            raise ConfigError(f"on_mismatch is {self.on_mismatch!r}; expected one of {', '.join(MISMATCHES)}")
         limits = (self.velocity, self.acceleration, self.gripper_velocity, self.gripper_acceleration)
         if not all(math.isfinite(limit) and limit > 0 for limit in limits):
             raise ConfigError(f"velocity and acceleration limits are {limits}; expected numbers above 0")
+        if self.workspace is not None and len(self.workspace) != 6:
+            raise ConfigError(
+                f"workspace is {self.workspace!r:.80}; expected six numbers: x, y, z of the low and of the high corner"
+            )
 
 
 @robots.register("so100", needs=("serial",))
 def so100(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     cameras: Mapping[str, Mapping[str, Any]] | None = None,
     options: SoArmOptions = SoArmOptions(),
 ) -> SoArm:
@@ -80,7 +86,7 @@ def so100(
 
 @robots.register("so101", needs=("serial",))
 def so101(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     cameras: Mapping[str, Mapping[str, Any]] | None = None,
     options: SoArmOptions = SoArmOptions(),
 ) -> SoArm:
@@ -116,11 +122,11 @@ class SoArm:
     def __init__(
         self,
         name: str,
-        port: str | Callable[[], Line] = AUTO,
+        port: str | Callable[[], BusLine] = AUTO,
         cameras: Mapping[str, Mapping[str, Any]] | None = None,
         options: SoArmOptions = SoArmOptions(),
     ):
-        self.site = ArmSite(name, "follower", port, options.calibration)
+        self.site = ArmSite(name, "follower", port, options.calibration, options.on_mismatch, options.patience)
         self._options, self._cameras = options, CameraGroup(dict(cameras or {}))
         self._bus: FeetechBus | None = None
         self._calibration: ArmCalibration | None = None
@@ -150,7 +156,18 @@ class SoArm:
             )
         )
         parts = (joints, gripper)
-        return RobotSpec(self.site.robot, RATE_HZ, self._cameras.spec, parts, parts, limits=limits, max_age_s=MAX_AGE_S)
+        box = tuple(float(value) for value in given.workspace or ())
+        return RobotSpec(
+            self.site.robot,
+            RATE_HZ,
+            self._cameras.spec,
+            parts,
+            parts,
+            limits=limits,
+            workspaces=(Workspace(TOOL, (box[0], box[1], box[2]), (box[3], box[4], box[5])),) if box else (),
+            max_age_s=MAX_AGE_S,
+            chains=(SO_CHAIN,),
+        )
 
     @property
     def statistics(self) -> BusStatistics:
@@ -165,7 +182,7 @@ class SoArm:
         bus = self.site.open()
         try:
             check_servos(bus)
-            check_calibration(bus, calibration, self.site, write=self._options.on_mismatch == "write")
+            check_calibration(bus, calibration, self.site)
             for joint in calibration.joints:
                 is_gripper = joint is calibration.joints[-1]
                 bus.store(joint.id, {**_SETTINGS, **(_GRIPPER_SETTINGS if is_gripper else {})})
@@ -201,26 +218,36 @@ class SoArm:
         check_faults(bus)
 
     def stop(self) -> None:
-        """Make the place where the arm is its goal. A gripper that holds an object keeps holding it."""
+        """Make the place where the arm is its goal. A gripper that holds an object keeps holding it.
+
+        Raises `RobotError` if a joint cannot be reached, after the others were stopped.
+        """
         if self._bus is None or self._holds:
             return
-        bus, calibration = self._bus, self._of()
-        present = bus.read_all(registers.PRESENT_POSITION, calibration.servos, tolerance=_AGREE)
-        goals = {joint.id: joint.clip(present[joint.id]) for joint in calibration.joints}
-        gripper = calibration.joints[-1].id
-        if abs(bus.read(gripper, registers.PRESENT_VELOCITY, tolerance=_AT_REST)) <= _AT_REST:
-            goals[gripper] = self._goals[gripper]
-        self._goals = goals
-        bus.write_all(registers.GOAL_POSITION, goals)
+        bus, joints = self._bus, self._of().joints
+        # At once for the joints that answer, so that none moves on while one that does not is waited for.
+        places = bus.read_once(registers.PRESENT_POSITION, self._of().servos, _AGREE)
+        goals = {joint.id: joint.clip(places[joint.id]) for joint in joints[:-1] if joint.id in places}
+        bus.write_once(registers.GOAL_POSITION, goals)
+        try:
+            self._hold(joints)
+        except RobotError:
+            failures = list[RobotError]()
+            for joint in joints:
+                try:
+                    self._hold((joint,))
+                except RobotError as failure:
+                    failures.append(failure)
+            if failures:
+                raise failures[0] from None
         self._holds = True
 
     def close(self) -> None:
         """Stop, free the motors if the options say so, and close the port. The port is closed also if the bus is lost."""
-        bus, self._bus = self._bus, None
         self._cameras.close()
-        if bus is None:
+        if self._bus is None:
             return
-        self._bus = bus
+        bus = self._bus
         try:
             with suppress(RobotError):  # without the bus the servos keep their last goal anyway
                 self.stop()
@@ -239,6 +266,16 @@ class SoArm:
         if self._bus is not None:
             raise RobotError(f"robot {self.site.robot!r} is connected; call close before it is calibrated")
         return str(calibrate_arm(self.site, ask))
+
+    def _hold(self, joints: Sequence[JointCalibration]) -> None:
+        bus, first = self._connected(), registers.PRESENT_POSITION
+        present = bus.read_all(first, [joint.id for joint in joints], _AGREE, through=registers.PRESENT_VELOCITY)
+        goals = {joint.id: joint.clip(present[joint.id]) for joint in joints}
+        gripper = self._of().joints[-1].id
+        if gripper in goals and abs(bus.read(gripper, registers.PRESENT_VELOCITY, tolerance=_AT_REST)) <= _AT_REST:
+            goals[gripper] = self._goals[gripper]
+        bus.write_all(registers.GOAL_POSITION, goals)
+        self._goals = {**self._goals, **goals}
 
     def _energize(self, bus: FeetechBus, calibration: ArmCalibration) -> None:
         """Turn the torque on, with the place where the arm is as its goal, so that nothing jumps."""
@@ -268,7 +305,7 @@ class SoArm:
         self._goals = goals
 
     def _verify(self, blocks: Mapping[int, bytes]) -> None:
-        """Whether servos still do what they were told."""
+        """Whether servos still hold their goals."""
         bus, first = self._connected(), registers.TORQUE_ENABLE
         check_faults(bus)
         for servo, block in blocks.items():

@@ -7,8 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbot.errors import RobotError
-from verbot.robots.feetech import EmulatedBus, EmulatedLine, EmulatedServo, FeetechBus, Line, SerialLine, registers, serial_ports
+from verbot.errors import ConfigError, RobotError
+from verbot.robots.feetech import (
+    BusLine,
+    BusTiming,
+    EmulatedBus,
+    EmulatedLine,
+    EmulatedServo,
+    FeetechBus,
+    SerialLine,
+    registers,
+    serial_ports,
+)
 from verbot.robots.so100_calibration import (
     DEFAULT,
     JOINTS,
@@ -19,6 +29,7 @@ from verbot.robots.so100_calibration import (
 )
 
 EMULATED, AUTO = "emulated", "auto"
+MISMATCHES = ("refuse", "write")
 SERVOS = dict(enumerate(JOINTS, start=1))
 # A gripper that holds an object is overloaded after a while, and goes on with less torque: that is no fault.
 _TOLERATED = {len(JOINTS): registers.OVERLOAD}
@@ -38,12 +49,25 @@ class ArmSite:
         port: a serial port; ``"auto"`` for the only one of a USB adapter; ``"emulated"`` for servos that are not there; or, from
             Python, a function that opens a line.
         calibration: path of its file, of verbot's or of LeRobot's; by default one in the user's configuration folder.
+        on_mismatch: where servos hold another calibration than the file: ``"refuse"``, or ``"write"`` that of the file into them;
+            their motors are free meanwhile.
+        patience: how many seconds a command is repeated before the bus counts as lost.
+
+    Raises `ConfigError` for values that are none of these.
     """
 
     robot: str
     role: str
-    port: str | Callable[[], Line] = AUTO
+    port: str | Callable[[], BusLine] = AUTO
     calibration: str | None = None
+    on_mismatch: str = "refuse"
+    patience: float = BusTiming.patience_s
+
+    def __post_init__(self) -> None:
+        if self.on_mismatch not in MISMATCHES:
+            raise ConfigError(f"on_mismatch is {self.on_mismatch!r}; expected one of {', '.join(MISMATCHES)}")
+        if not (math.isfinite(self.patience) and self.patience > 0):
+            raise ConfigError(f"patience is {self.patience}; expected seconds, more than 0")
 
     @property
     def is_emulated(self) -> bool:
@@ -79,7 +103,7 @@ class ArmSite:
             line = EmulatedLine(emulated_arm(self.load(), hand))
         else:
             line = SerialLine(self._serial_port())
-        return FeetechBus(line, SERVOS)
+        return FeetechBus(line, SERVOS, BusTiming(patience_s=self.patience))
 
     def _serial_port(self) -> str:
         if isinstance(self.port, str) and self.port != AUTO:
@@ -165,14 +189,14 @@ def check_faults(bus: FeetechBus, servos: Mapping[int, str] = SERVOS) -> None:
         )
 
 
-def check_calibration(bus: FeetechBus, calibration: ArmCalibration, site: ArmSite, write: bool = False) -> None:
-    """Raise `RobotError` if servos hold another calibration than the file; with `write` they get that of the file."""
+def check_calibration(bus: FeetechBus, calibration: ArmCalibration, site: ArmSite) -> None:
+    """Raise `RobotError` if servos hold another calibration than the file; by ``on_mismatch`` they get that of the file."""
     for name, joint in calibration.named().items():
         for register, wanted in stored_calibration(joint).items():
             held = bus.read(joint.id, register)
             if held == wanted:
                 continue
-            if not write:
+            if site.on_mismatch != "write":
                 raise RobotError(
                     f"{bus.name(joint.id)} holds {register.name} {held}, and {site.path} says {wanted} for {name!r}: that "
                     f"is another arm's calibration, or an older one. Run `{site.command}`, or write the file's into the servos "

@@ -9,7 +9,7 @@ import numpy as np
 
 from verbot.errors import RobotError
 from verbot.robots import leaders
-from verbot.robots.feetech import EmulatedLine, FeetechBus, Line, registers
+from verbot.robots.feetech import BusLine, EmulatedLine, FeetechBus, registers
 from verbot.robots.so100_arm import AUTO, ArmSite, check_calibration, check_faults, check_servos, waving
 from verbot.robots.so100_calibration import ArmCalibration, load_calibration
 from verbot.robots.so100_measure import calibrate_arm
@@ -20,7 +20,7 @@ _AGREE = 8  # steps between two readings of a joint that moves
 
 @leaders.register("so100", needs=("serial",))
 def so100_leader(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     calibration: str | None = None,
     follower: str | None = None,
     on_mismatch: str = "refuse",
@@ -31,7 +31,7 @@ def so100_leader(
 
 @leaders.register("so101", needs=("serial",))
 def so101_leader(
-    port: str | Callable[[], Line] = AUTO,
+    port: str | Callable[[], BusLine] = AUTO,
     calibration: str | None = None,
     follower: str | None = None,
     on_mismatch: str = "refuse",
@@ -51,7 +51,7 @@ class SoLeader:
         port: see `verbot.robots.so100_arm.ArmSite`.
         calibration: path of its own calibration; by default in the user's configuration folder.
         follower: path of the follower's calibration: what is read then stays within its ranges. The follower limits it anyway.
-        on_mismatch: as in `verbot.robots.so100.SoArmOptions`.
+        on_mismatch: see `verbot.robots.so100_arm.ArmSite`.
 
     Raises `RobotError` for anything that is wrong with the arm, with the name of the joint.
 
@@ -66,13 +66,13 @@ class SoLeader:
     def __init__(
         self,
         name: str,
-        port: str | Callable[[], Line] = AUTO,
+        port: str | Callable[[], BusLine] = AUTO,
         calibration: str | None = None,
         follower: str | None = None,
         on_mismatch: str = "refuse",
     ):
-        self.site = ArmSite(name, "leader", port, calibration)
-        self._follower, self._writes = follower, on_mismatch == "write"
+        self.site = ArmSite(name, "leader", port, calibration, on_mismatch)
+        self._follower = follower
         self._bus: FeetechBus | None = None
         self._calibration: ArmCalibration | None = None
         self._bounds: tuple[FloatArray, FloatArray] | None = None
@@ -91,7 +91,7 @@ class SoLeader:
                 bus.line.bus.hand = waving(calibration)
             check_servos(bus)
             bus.write_all(registers.TORQUE_ENABLE, dict.fromkeys(calibration.servos, 0))
-            check_calibration(bus, calibration, self.site, write=self._writes)
+            check_calibration(bus, calibration, self.site)
         except BaseException:
             bus.close()
             raise

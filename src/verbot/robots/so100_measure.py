@@ -28,8 +28,9 @@ def calibrate_arm(site: ArmSite, ask: Callable[[str], None]) -> Path:
     try:
         _emulate_hand(site, bus, 0.0)
         check_servos(bus)
-        for servo in SERVOS:
-            bus.write(servo, registers.TORQUE_ENABLE, 0)
+        if any(bus.read_all(registers.TORQUE_ENABLE, list(SERVOS)).values()):
+            ask("Hold the arm: its motors are freed now")
+        bus.write_all(registers.TORQUE_ENABLE, dict.fromkeys(SERVOS, 0))
         before = {servo: {register: bus.read(servo, register) for register in _STORED} for servo in SERVOS}
         try:
             calibration = _measure(bus, ask, lambda: _emulate_hand(site, bus, 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from verbot.robots.feetech.bus import BusStatistics, BusTiming, FeetechBus
 from verbot.robots.feetech.emulator import EmulatedBus, EmulatedLine, EmulatedServo, LineFaults, PseudoTerminal
-from verbot.robots.feetech.line import Line, SerialLine, serial_ports
+from verbot.robots.feetech.line import BusLine, SerialLine, serial_ports
 from verbot.robots.feetech.packets import Packet
 from verbot.robots.feetech.registers import Register
 
@@ -15,7 +15,7 @@ __all__ = [
     "EmulatedLine",
     "EmulatedServo",
     "FeetechBus",
-    "Line",
+    "BusLine",
     "LineFaults",
     "Packet",
     "PseudoTerminal",

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from verbot.errors import RobotError
 from verbot.robots.feetech import packets
-from verbot.robots.feetech.line import Line
+from verbot.robots.feetech.line import BusLine
 from verbot.robots.feetech.packets import FRAME, Instruction, Packet, Replies
 from verbot.robots.feetech.registers import ID, LOCK, STATUS, Register, faults_of
 
@@ -73,13 +73,13 @@ class FeetechBus:
     """Servos on one line. Its methods may be called from several threads; each command has the line for itself.
 
     Args:
-        line: an open `Line`; `close` closes it.
+        line: an open `BusLine`; `close` closes it.
         names: names of the servos by id, for messages.
 
     Every method raises `RobotError` that names the servo if it does not answer in time, and if the line is lost.
     """
 
-    def __init__(self, line: Line, names: Mapping[int, str] | None = None, timing: BusTiming = BusTiming()):
+    def __init__(self, line: BusLine, names: Mapping[int, str] | None = None, timing: BusTiming = BusTiming()):
         self._line, self._names, self._timing = line, dict(names or {}), timing
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class FeetechBus:
         return self._clean < DISTRUST
 
     @property
-    def line(self) -> Line:
+    def line(self) -> BusLine:
         return self._line
 
     def name(self, servo: int) -> str:
@@ -110,8 +110,8 @@ class FeetechBus:
     def ping(self, servo: int) -> bool:
         """Whether the servo answers: whether it reads its id.
 
-        The answer to `Instruction.PING` of a servo with a voltage fault is the question, bit for bit, and cannot be told from the
-        echo of an adapter.
+        `Instruction.PING` is not used: a servo with a voltage fault answers it with the bytes of an adapter that returns what is
+        sent.
         """
         return self._until(lambda: self._ask(ID.address, ID.size, [servo]) or None) is not None
 
@@ -171,6 +171,19 @@ class FeetechBus:
                 if self._line.now_s() > limit_s:
                     raise RobotError(f"register {register.name} of {self._list(doubtful)} reads differently each time")
         return values
+
+    def read_once(self, register: Register, servos: Sequence[int], tolerance: int) -> dict[int, int]:
+        """The value of a register of the servos that answer at once, twice and alike. Nothing is repeated, nobody is missed."""
+        first, second = (self._ask(register.address, register.size, servos) for _ in range(2))
+        both = {servo: (register.decode(first[servo]), register.decode(second[servo])) for servo in first if servo in second}
+        return {servo: late for servo, (early, late) in both.items() if abs(early - late) <= tolerance}
+
+    def write_once(self, register: Register, values: Mapping[int, int]) -> None:
+        """Write a register of several servos once, without knowing whether it arrives: before `write_all`, where time counts."""
+        data = {servo: register.encode(value) for servo, value in values.items()}
+        with self._lock:
+            if data:
+                self._send(packets.sync_write(register.address, data).encode())
 
     def write_all(self, register: Register, values: Mapping[int, int]) -> None:
         """Write a register of several servos in one packet, read it back, and repeat what did not arrive."""

@@ -21,7 +21,6 @@ from verbot.robots.feetech.packets import BROADCAST, FRAME, HEADER, Instruction,
 from verbot.robots.feetech.servo import EmulatedServo
 
 _SILENCE_S = 0.002  # a servo forgets half a packet after it
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ class ManualClock:
 
 
 class EmulatedLine:
-    """An emulated bus as a `verbot.robots.feetech.Line` of this process. Bytes take their time.
+    """An emulated bus as a `verbot.robots.feetech.BusLine` of this process. Bytes take their time.
 
     Args:
         clock, sleep: seconds, and how to wait for them; those of a `ManualClock` for tests.
@@ -205,7 +204,9 @@ class EmulatedLine:
 
     name = "the emulator"
 
-    def __init__(self, bus: EmulatedBus, clock: Clock = time.monotonic, sleep: Callable[[float], None] = time.sleep):
+    def __init__(
+        self, bus: EmulatedBus, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ):
         self.bus, self._clock, self.sleep = bus, clock, sleep
         self._coming: list[tuple[float, bytes]] = []
 

@@ -14,7 +14,7 @@ from verbot.errors import RobotError, missing
 _LOST = (OSError, ValueError, TypeError, termios.error)
 
 
-class Line(Protocol):
+class BusLine(Protocol):
     """An open connection to a bus. Its methods raise `RobotError` once it is lost."""
 
     @property
