@@ -7,7 +7,7 @@ import difflib
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +64,7 @@ class DdsConnection:
     ):
         self.network, self._clock, self._failure = network, clock, ""
         self._arrivals = {each.topic: deque[Arrival](maxlen=each.depth) for each in inputs}
-        self.heard = set[str]()  # topics that a message came from
+        self.heard = Counter[str]()  # messages by topic
         self._came, self._closing = threading.Condition(), threading.Event()
         with _explained(network):
             self._open(inputs, outputs)
@@ -113,7 +113,7 @@ class DdsConnection:
     def _keep(self, topic: str, samples: Sequence[Any]) -> None:
         now_s = self._clock()
         with self._came:
-            self.heard.add(topic)
+            self.heard[topic] += len(samples)
             self._arrivals[topic] += [Arrival(each.cdr, now_s, each.sample_info.publication_handle) for each in samples]
             self._came.notify_all()
 
