@@ -62,7 +62,7 @@ class Ros2Robot:
         """What a connection has seen is nothing to the next one."""
         config = self._config
         self._cameras, self._state = inputs_of(config.cameras, config.state, config.use_stamps)
-        self._sentences, self._sentence = Rejected(), ""
+        self._sentences, self._sentence, self._is_commanded = Rejected(), "", False
         self._held: dict[str, Float64Array] | None = None
         self._outputs = outputs_of(config.action, config.rate_hz)
 
@@ -150,7 +150,7 @@ class Ros2Robot:
             if deaf:
                 raise RobotError(f"nobody subscribes to {', '.join(deaf)} any more; is the controller running?")
             values = np.clip(values, self._spec.action_low(), self._spec.action_high())
-            self._held, now_ns = None, time.time_ns()
+            self._held, self._is_commanded, now_ns = None, True, time.time_ns()
             for topic, output in self._outputs.items():
                 connection.write(topic, output.command(values, now_ns))
 
@@ -174,12 +174,14 @@ class Ros2Robot:
                 raise RobotError(f"robot {self._spec.name!r} may not be at rest: {'; '.join(problems)}")
 
     def close(self) -> None:
+        """Stop a robot that was commanded, and leave the domain. Nothing is sent to one that was only watched."""
         with self._lock:
             connection = self._connection
             if connection is None:
                 return
             try:
-                self.stop()
+                if self._is_commanded:
+                    self.stop()
             finally:
                 self._connection = None
                 connection.close()
