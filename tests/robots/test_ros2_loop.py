@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from verbot.contracts import AgingRobot, InstructedRobot
-from verbot.errors import RobotError
+from verbot.errors import MissingDependencyError, RobotError
 from verbot.robots import make_robot, robots
 
 pytest.importorskip("cyclonedds")
@@ -250,3 +250,10 @@ def test_an_interface_that_is_not_there_is_named():
     config = CONFIG | {"network": {"domain_id": 110, "interface": "nowhere0"}}
     with pytest.raises(RobotError, match="domain 110 cannot be joined on interface 'nowhere0'"):
         make_robot("ros2", config=config).connect()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    for module in ("cyclonedds", "cyclonedds.core"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'verbot\[ros2\]'"):
+        make_robot("ros2", config=CONFIG).connect()
