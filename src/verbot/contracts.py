@@ -119,18 +119,6 @@ class Robot(Protocol):
 
 
 @runtime_checkable
-class AgingRobot(Robot, Protocol):
-    """A robot whose observation is put together from parts of different times, such as cameras with their own rates."""
-
-    def ages_s(self) -> Mapping[str, float]:
-        """Seconds, on this machine's monotonic clock, since each part of the latest `observe` was measured.
-
-        Keys are the names of cameras, and ``"state"``.
-        """
-        ...
-
-
-@runtime_checkable
 class InstructedRobot(Robot, Protocol):
     """A robot through which people give instructions, such as one with a topic of sentences.
 
@@ -139,6 +127,18 @@ class InstructedRobot(Robot, Protocol):
 
     def next_instruction(self) -> str | None:
         """The newest sentence that came since the last call; None if none did."""
+        ...
+
+
+@runtime_checkable
+class AgingRobot(Robot, Protocol):
+    """A robot whose observation is put together from parts of different times, such as cameras with their own rates."""
+
+    def ages_s(self) -> Mapping[str, float]:
+        """Seconds, on this machine's monotonic clock, since each part of the latest `observe` was measured.
+
+        Keys are the names of cameras, and ``"state"``.
+        """
         ...
 
 
