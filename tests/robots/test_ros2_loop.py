@@ -257,3 +257,31 @@ def test_a_missing_package_is_named(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'verbot\[ros2\]'"):
         make_robot("ros2", config=CONFIG).connect()
+
+
+def test_receiving_that_ends_is_an_error_and_stop_still_works(peer, monkeypatch):
+    class Broken:
+        def take(self, count):
+            raise RuntimeError("the reader\nis gone")
+
+    monkeypatch.setenv("CYCLONEDDS_URI", TAG)
+    robot = make_robot("ros2", config=CONFIG)
+    robot.connect()
+    robot.act(np.array([0.5, 0.25, 1.0, 0.25, 0.5, 0.5]))
+    robot._connection._readers["/tool"] = Broken()
+
+    def problem():
+        try:
+            return bool(robot.observe()) and ""
+        except RobotError as error:
+            return str(error)
+
+    assert until(problem, "problem") == "nothing is received from ROS 2 any more (the reader is gone); connect the robot again"
+    peer.heard()
+    robot.stop()
+    heard = []
+    until(lambda: heard.extend(peer.heard()) or ("base", "base_link", 0.0, 0.0, 0.0) in heard, "rest")
+    robot.close()
+    robot.connect()
+    assert robot.observe().state.shape == (8,)
+    robot.close()
