@@ -94,7 +94,7 @@ def loop(robot: Ros2Robot, options: argparse.Namespace) -> dict[str, Any]:
     period_s, start_s = 1 / options.rate, time.monotonic()
     starts, observing, acting, ages, state_ages, memory = [], [], [], [], [], []
     used: dict[str, list[int]] = {name: [] for name in robot.spec.camera_names}
-    due_s, spent_s = start_s, time.process_time()
+    due_s, spent_s, before = start_s, time.process_time(), robot.received
     while (now_s := time.monotonic()) < start_s + options.seconds:
         starts.append(now_s)
         observation = robot.observe()
@@ -113,7 +113,7 @@ def loop(robot: Ros2Robot, options: argparse.Namespace) -> dict[str, Any]:
         due_s = max(due_s + period_s, time.monotonic())  # a missed period is not made up for
         time.sleep(max(0.0, due_s - time.monotonic()))
     seconds = time.monotonic() - start_s
-    periods = np.diff(starts)
+    periods, after = np.diff(starts), robot.received
     return {
         "seconds": round(seconds, 2),
         "rate_hz": round(len(starts) / seconds, 3),
@@ -124,6 +124,7 @@ def loop(robot: Ros2Robot, options: argparse.Namespace) -> dict[str, Any]:
         "observe_ms": percentiles(observing),
         "act_ms": percentiles(acting),
         "pictures_used": {name: len(set(numbers)) for name, numbers in used.items()},
+        "pictures_received": {name: after[f"/{name}/image_raw"] - before[f"/{name}/image_raw"] for name in used},
         "pictures_spanned": {name: numbers[-1] - numbers[0] + 1 for name, numbers in used.items()},
         "cpu_share": round((time.process_time() - spent_s) / seconds, 3),
         "memory_mb": {"first": memory[0], "last": memory[-1], "largest": max(memory)},

@@ -119,6 +119,7 @@ def test_it_keeps_the_contracts(arm):
     later = until(lambda: next(iter([o for o in [arm.observe()] if o.images["front"][0, 0, 0] != first]), None), "next picture")
     assert later.time_s > observation.time_s and not np.shares_memory(later.images["front"], observation.images["front"])
     assert arm.ages_s().keys() == {"front", "state"} and all(0 <= age < PATIENCE_S for age in arm.ages_s().values())
+    assert arm.received["/front/image_raw"] >= 2 and arm.received["/joint_states"] >= 2
     with pytest.raises(RobotError, match="connected already"):
         arm.connect()
 
