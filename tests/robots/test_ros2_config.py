@@ -63,7 +63,7 @@ def test_a_file_becomes_a_spec(tmp_path):
         ("cameras.0.topic", "/2front", "expected a name of ROS 2"),
         ("cameras.0.type", "sensor_msgs/Image", "cameras[0].type is 'sensor_msgs/Image'; expected one of"),
         ("cameras.0.height", 0, "cameras[0].height is 0"),
-        ("cameras.0.resize", "fit", "expected one of 'scale', 'crop'"),
+        ("cameras.0.fit", "scale", "expected one of 'exact', 'resize', 'crop'"),
         ("state.0.joints", [], "expected the names of joints"),
         ("state.0.joints", ["a", "a"], "expected each name once"),
         ("state.0.low", [-3], "needs one low and one high per axis"),
@@ -122,6 +122,8 @@ def test_the_network_is_the_one_of_other_nodes():
     assert DdsNetwork(3, "lo", "subnet", ()).resolved(variables) == DdsNetwork(3, "lo", "subnet", ())
     with pytest.raises(ConfigError, match="ROS_DOMAIN_ID is 'ten'; expected a whole number, at least 0 and at most 232"):
         DdsNetwork().resolved({"ROS_DOMAIN_ID": "ten"})
+    with pytest.raises(ConfigError, match="ROS_AUTOMATIC_DISCOVERY_RANGE is 'OFF'"):
+        DdsNetwork().resolved({"ROS_AUTOMATIC_DISCOVERY_RANGE": "OFF"})
     xml = cyclone_xml(DdsNetwork(12, "lo", "localhost", ("robot",)), "file:///cyclone.xml")
     assert "<AllowMulticast>false</AllowMulticast>" in xml and xml.endswith("</CycloneDDS>,file:///cyclone.xml")
     assert "<NetworkInterface name='lo'/>" in xml and "<Peer address='localhost'/><Peer address='robot'/>" in xml

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from verbot.contracts import AgingRobot, InstructedRobot
-from verbot.errors import RobotError
+from verbot.errors import MissingDependencyError, RobotError
 from verbot.robots import make_robot, robots
 
 pytest.importorskip("cyclonedds")
@@ -119,6 +119,7 @@ def test_it_keeps_the_contracts(arm):
     later = until(lambda: next(iter([o for o in [arm.observe()] if o.images["front"][0, 0, 0] != first]), None), "next picture")
     assert later.time_s > observation.time_s and not np.shares_memory(later.images["front"], observation.images["front"])
     assert arm.ages_s().keys() == {"front", "state"} and all(0 <= age < PATIENCE_S for age in arm.ages_s().values())
+    assert arm.received["/front/image_raw"] >= 2 and arm.received["/joint_states"] >= 2
     with pytest.raises(RobotError, match="connected already"):
         arm.connect()
 
@@ -139,13 +140,13 @@ def test_actions_arrive_as_messages_and_the_robot_obeys(arm, peer):
 def test_stop_holds_where_it_is_and_again(arm, peer):
     arm.act(np.array([0.5, 0.25, 1.0, 0.25, 0.5, 0.5]))
     until(lambda: arm.observe().state[:4] == pytest.approx([0.5, 0.25, 1.0, 0.25]), "obedience")
-    peer.heard()
     arm.stop()
     arm.stop()
-    text = []
-    until(lambda: text.extend(peer.heard()) or len(text) >= 6, "commands")
-    assert sorted(text)[:2] == [("arm", ARM, [0.5, 0.25, 1.0], pytest.approx(0.05), 0)] * 2
-    assert sorted(text)[2:] == [("base", "base_link", 0.0, 0.0, 0.0)] * 2 + [("hand", [0.01])] * 2
+    heard, rest = [], ("base", "base_link", 0.0, 0.0, 0.0)
+    until(lambda: heard.extend(peer.heard()) or heard.count(rest) >= 2, "rest")
+    last = {name: [each for each in heard if each[0] == name][-2:] for name in ("arm", "base", "hand")}
+    assert last["arm"] == [("arm", ARM, [0.5, 0.25, 1.0], pytest.approx(0.05), 0)] * 2
+    assert last["base"] == [rest] * 2 and last["hand"] == [("hand", [0.01])] * 2
 
 
 @pytest.mark.parametrize("action", [np.zeros(5), np.full(6, np.nan), np.zeros((1, 6))])
@@ -197,11 +198,11 @@ def test_what_is_missing_is_explained(arm):
         ],
         "state": [joints, {**joints, "name": "more", "joints": ["knee"], "low": [0], "high": [1]}],
         "action": [{**CONFIG["action"][0], "topic": "/arm/trajectory"}],
-        "connect_timeout_s": 1.0,
+        "connect_timeout_s": 0.6,
     }
     robot = make_robot("ros2", config=config)
     text = refusal(robot, "/tool", "offers", "lack", "did you mean /arm/joint_trajectory?")
-    assert "not complete after 1 s" in text and "\n" not in text
+    assert "not complete after 0.6 s" in text and "\n" not in text
     assert "/front/image (sensor_msgs/msg/Image; best effort, volatile, keep last 1): nobody publishes it" in text
     assert f"in domain {DOMAIN}; did you mean /front/image_raw?" in text and "ROS_DOMAIN_ID" in text
     assert "/tool (sensor_msgs/msg/Image; best effort, volatile, keep last 1): it is published as geometry_msgs" in text
@@ -215,26 +216,73 @@ def test_what_is_missing_is_explained(arm):
 
 
 def test_a_picture_of_another_size_is_explained(arm):
-    robot = make_robot("ros2", config=CONFIG | {"cameras": [CONFIG["cameras"][0] | {"width": 9}], "connect_timeout_s": 1.0})
+    robot = make_robot("ros2", config=CONFIG | {"cameras": [CONFIG["cameras"][0] | {"width": 9}], "connect_timeout_s": 0.6})
     refusal(robot, "messages were refused, the last one because it is 8×6")
     other = make_robot("ros2", config=CONFIG | {"network": CONFIG["network"] | {"peers": ["127.0.0.1"]}})
     with pytest.raises(RobotError, match=f"in DDS domain {DOMAIN} with other settings"):
         other.connect()
 
 
-def test_it_connects_again(arm, peer):
+def test_closing_stops_a_robot_that_was_commanded(arm, peer):
+    rest, heard = ("base", "base_link", 0.0, 0.0, 0.0), []
+
+    def until_heard(command):
+        heard.clear()
+        until(lambda: heard.extend(peer.heard()) or command in heard, command)
+
+    arm.stop()
+    until_heard(rest)
+    arm.act(np.array([0.5, 0.25, 1.0, 0.25, 0.5, 0.5]))
     arm.close()
     arm.close()
+    until_heard(rest)
     arm.connect()
     assert arm.observe().time_s < PATIENCE_S
-    peer.heard()
-    arm.close()  # stops: joints are held, the base stands
-    text = []
-    until(lambda: text.extend(peer.heard()) or {each[0] for each in text} >= {"arm", "base"}, "hold")
-    assert ("base", "base_link", 0.0, 0.0, 0.0) in text
+    arm.close()  # it was only watched
+    arm.connect()
+    arm.act(np.array([0.5, 0.25, 1.0, 0.25, 0.125, 0.5]))
+    until_heard(("base", "base_link", 0.125, 0.0, 0.5))
+    assert rest not in heard
+    arm.close()
+    until_heard(rest)
 
 
 def test_an_interface_that_is_not_there_is_named():
     config = CONFIG | {"network": {"domain_id": 110, "interface": "nowhere0"}}
     with pytest.raises(RobotError, match="domain 110 cannot be joined on interface 'nowhere0'"):
         make_robot("ros2", config=config).connect()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    for module in ("cyclonedds", "cyclonedds.core"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'verbot\[ros2\]'"):
+        make_robot("ros2", config=CONFIG).connect()
+
+
+def test_receiving_that_ends_is_an_error_and_stop_still_works(peer, monkeypatch):
+    class Broken:
+        def take(self, count):
+            raise RuntimeError("the reader\nis gone")
+
+    monkeypatch.setenv("CYCLONEDDS_URI", TAG)
+    robot = make_robot("ros2", config=CONFIG)
+    robot.connect()
+    robot.act(np.array([0.5, 0.25, 1.0, 0.25, 0.5, 0.5]))
+    robot._connection._readers["/tool"] = Broken()
+
+    def problem():
+        try:
+            return bool(robot.observe()) and ""
+        except RobotError as error:
+            return str(error)
+
+    assert until(problem, "problem") == "nothing is received from ROS 2 any more (the reader is gone); connect the robot again"
+    peer.heard()
+    robot.stop()
+    heard = []
+    until(lambda: heard.extend(peer.heard()) or ("base", "base_link", 0.0, 0.0, 0.0) in heard, "rest")
+    robot.close()
+    robot.connect()
+    assert robot.observe().state.shape == (8,)
+    robot.close()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from verbot.errors import DataError, RobotError
-from verbot.ranges import COUNT_OR_NONE
 from verbot.robots import robots
 from verbot.robots.ros2.config import STRING, Ros2Config, read_ros2_config
 from verbot.robots.ros2.dds import DdsConnection, Endpoint
@@ -48,7 +47,6 @@ class Ros2Robot:
         domain_id: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        COUNT_OR_NONE.check("domain_id", domain_id)
         self._config = read_ros2_config(config)
         network = self._config.network
         if domain_id is not None:
@@ -62,13 +60,18 @@ class Ros2Robot:
         """What a connection has seen is nothing to the next one."""
         config = self._config
         self._cameras, self._state = inputs_of(config.cameras, config.state, config.use_stamps)
-        self._sentences, self._sentence = Rejected(), ""
+        self._sentences, self._sentence, self._is_commanded = Rejected(), "", False
         self._held: dict[str, Float64Array] | None = None
         self._outputs = outputs_of(config.action, config.rate_hz)
 
     @property
     def spec(self) -> RobotSpec:
         return self._spec
+
+    @property
+    def received(self) -> Mapping[str, int]:
+        """How many messages of each topic came since `connect`. Raises `RobotError` before."""
+        return dict(self._open().heard)
 
     @property
     def rejected(self) -> Mapping[str, Rejected]:
@@ -93,7 +96,7 @@ class Ros2Robot:
             entering.append(Endpoint(instruction.topic, STRING, instruction.reliability, instruction.durability))
         leaving = [output.endpoint for output in self._outputs.values()]
         connection = DdsConnection(self._network, entering, leaving, self._clock)
-        self._connection, self._connected_s = connection, self._clock()
+        self._connection = connection
         try:
             deadline_s = time.monotonic() + self._config.connect_timeout_s
             while incomplete := self._incomplete():
@@ -102,6 +105,7 @@ class Ros2Robot:
                     waited = f"{self._config.connect_timeout_s:g} s"
                     raise RobotError(f"robot {self._spec.name!r} is not complete after {waited}: {text}")
                 connection.wait(POLL_S)
+            self._connected_s, self._measured = self._clock(), self._times()
         except BaseException:
             self._connection = None
             connection.close()
@@ -114,17 +118,19 @@ class Ros2Robot:
         """
         with self._lock:
             self._intake()
+            self._measured = self._times()
             images = {name: np.array(each.value) for name, each in self._cameras.items()}
             return Observation(images, self._state_vector(), time_s=self._clock() - self._connected_s)
 
     def ages_s(self) -> Mapping[str, float]:
-        """Seconds since each camera's picture, and the oldest part of ``"state"``, was measured; see `Ros2Config.use_stamps`."""
+        """Seconds since each picture, and the oldest part of ``"state"``, of the latest `observe` was measured.
+
+        See `Ros2Config.use_stamps`. Raises `RobotError` before `connect`.
+        """
         with self._lock:
             self._open()
             now_s = self._clock()
-            ages = {name: now_s - each.measured_s for name, each in self._cameras.items()}
-            measured = [self._state[topic.topic].values(topic)[1] for topic in self._config.state]
-            return ages | ({"state": now_s - min(measured)} if measured else {})
+            return {name: now_s - measured_s for name, measured_s in self._measured.items()}
 
     def next_instruction(self) -> str | None:
         """The newest sentence that came since the last call; None if none did, or the robot has no topic of them."""
@@ -150,7 +156,7 @@ class Ros2Robot:
             if deaf:
                 raise RobotError(f"nobody subscribes to {', '.join(deaf)} any more; is the controller running?")
             values = np.clip(values, self._spec.action_low(), self._spec.action_high())
-            self._held, now_ns = None, time.time_ns()
+            self._held, self._is_commanded, now_ns = None, True, time.time_ns()
             for topic, output in self._outputs.items():
                 connection.write(topic, output.command(values, now_ns))
 
@@ -174,12 +180,14 @@ class Ros2Robot:
                 raise RobotError(f"robot {self._spec.name!r} may not be at rest: {'; '.join(problems)}")
 
     def close(self) -> None:
+        """Stop a robot that was commanded, and leave the domain. Nothing is sent to one that was only watched."""
         with self._lock:
             connection = self._connection
             if connection is None:
                 return
             try:
-                self.stop()
+                if self._is_commanded:
+                    self.stop()
             finally:
                 self._connection = None
                 connection.close()
@@ -203,6 +211,12 @@ class Ros2Robot:
                     self._sentence = sentence(arrival.data, STRING)
                 except DataError as error:
                     reject(self._sentences, error)
+
+    def _times(self) -> dict[str, float]:
+        """When each part was measured."""
+        cameras = {name: each.measured_s for name, each in self._cameras.items()}
+        state = [self._state[topic.topic].values(topic)[1] for topic in self._config.state]
+        return cameras | ({"state": min(state)} if state else {})
 
     def _state_vector(self) -> FloatArray:
         parts = []

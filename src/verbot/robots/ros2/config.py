@@ -54,8 +54,9 @@ class CameraTopic:
         name: the camera of the spec.
         height, width: of the spec's pictures, in pixels.
         kind: ``"depth"`` gives meters (16UC1 in millimeters, 32FC1 in meters, unless `meters_per_unit` says otherwise).
-        resize: how pictures of another size become height × width: ``"scale"`` scales both sides, ``"crop"`` cuts the middle of
-            the wanted proportions first. Without it they are refused.
+        fit: what is done with pictures of another size: ``"exact"`` refuses them, ``"resize"`` scales both sides, ``"crop"`` cuts
+            the middle to the shape, then scales.
+        intrinsics, extrinsics, frame: of the spec's pictures, as in `verbot.spec.Camera`.
         color: the order of colors where the encoding does not state it (8UC3, 8UC4).
     """
 
@@ -65,7 +66,7 @@ class CameraTopic:
     width: int
     type: Literal["sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"] = IMAGE
     kind: Literal["color", "depth"] = "color"
-    resize: Literal["scale", "crop"] | None = None
+    fit: Literal["exact", "resize", "crop"] = "exact"
     color: Literal["rgb", "bgr"] | None = None
     meters_per_unit: float | None = None
     intrinsics: tuple[float, ...] | None = None

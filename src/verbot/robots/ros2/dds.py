@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from verbot.robots.ros2.messages import dds_topic, dds_type, raw_type, ros_type
 from verbot.robots.ros2.network import DdsNetwork, cyclone_xml
 
 WAKE_S, REST_S = 0.05, 0.001  # the longest wait for a message, and the rest after one: at most 1000 wake-ups a second
+MOST_ENDPOINTS = 10_000  # of a domain that are looked at to explain a silent topic
 BLOCKED_S = 0.02  # how long a reliable command may wait for room
 ACKNOWLEDGED_S = 0.2  # how long closing waits for the last commands to arrive
 POLICIES = {2: "durability", 4: "deadline", 8: "liveliness", 10: "partition", 11: "reliability", 23: "data representation"}
@@ -64,22 +66,20 @@ class DdsConnection:
     ):
         self.network, self._clock, self._failure = network, clock, ""
         self._arrivals = {each.topic: deque[Arrival](maxlen=each.depth) for each in inputs}
-        self.heard = set[str]()  # topics that a message came from
+        self.heard = Counter[str]()  # messages by topic
         self._came, self._closing = threading.Condition(), threading.Event()
+        check_libraries()
         with _explained(network):
             self._open(inputs, outputs)
         self._thread = threading.Thread(target=self._receive, name="verbot-ros2", daemon=True)
         self._thread.start()
 
     def _open(self, inputs: Sequence[Endpoint], outputs: Sequence[Endpoint]) -> None:
-        try:
-            from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState, WaitSet
-            from cyclonedds.domain import DomainParticipant
-            from cyclonedds.pub import DataWriter, Publisher
-            from cyclonedds.sub import DataReader
-            from cyclonedds.topic import Topic
-        except ModuleNotFoundError as error:
-            raise missing(error) from error
+        from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState, WaitSet
+        from cyclonedds.domain import DomainParticipant
+        from cyclonedds.pub import DataWriter, Publisher
+        from cyclonedds.sub import DataReader
+        from cyclonedds.topic import Topic
 
         self._domain = _domain(self.network)
         self._participant = DomainParticipant(self.network.domain_id)
@@ -113,7 +113,7 @@ class DdsConnection:
     def _keep(self, topic: str, samples: Sequence[Any]) -> None:
         now_s = self._clock()
         with self._came:
-            self.heard.add(topic)
+            self.heard[topic] += len(samples)
             self._arrivals[topic] += [Arrival(each.cdr, now_s, each.sample_info.publication_handle) for each in samples]
             self._came.notify_all()
 
@@ -168,9 +168,11 @@ class DdsConnection:
             if conflict := _conflict(endpoint, each.qos, entering):
                 return conflict
         status = self._readers[endpoint.topic].get_requested_incompatible_qos_status() if entering else None
-        if status is not None and status.total_count:
-            policy = POLICIES.get(status.last_policy_id, f"policy {status.last_policy_id}")
+        if status is not None and status.total_count and status.last_policy_id in POLICIES:
+            policy = POLICIES[status.last_policy_id]
             return f"a publisher offers another {policy} than is asked for; compare with ros2 topic info -v {endpoint.topic}"
+        if entering and not self._readers[endpoint.topic].get_subscription_matched_status().current_count:
+            return f"its publisher does not match; its definition of {endpoint.type} may be another one than ROS 2's"
         if entering:
             return "it has a publisher that sends nothing; is its driver running, and do large messages arrive (see the guide)?"
         return "its subscriber was found this moment; connect again"
@@ -178,9 +180,9 @@ class DdsConnection:
     def _endpoints(self, builtin: Any) -> list[Any]:
         from cyclonedds.builtin import BuiltinDataReader
 
-        own = str(self._participant.get_guid())[:24]
-        found = BuiltinDataReader(self._participant, builtin).read(N=1000)
-        return [each for each in found if each.sample_info.valid_data and str(each.key)[:24] != own]
+        own = self._participant.get_guid()
+        found = BuiltinDataReader(self._participant, builtin).read(N=MOST_ENDPOINTS)
+        return [each for each in found if each.sample_info.valid_data and each.participant_key != own]
 
     def close(self) -> None:
         """Send what is on its way, for a moment, and leave the domain. Safe twice."""
@@ -200,6 +202,15 @@ _ADVICE = (
     "(check with: ros2 topic list; the same ROS_DOMAIN_ID and network interface on both computers, and the same "
     "ROS_AUTOMATIC_DISCOVERY_RANGE)"
 )
+
+
+def check_libraries() -> None:
+    """Raise `MissingDependencyError` if the packages of the extra ``ros2`` are not installed."""
+    try:
+        importlib.import_module("cyclonedds.core")
+        importlib.import_module("rosbags.typesys")
+    except ModuleNotFoundError as error:
+        raise missing(error) from error
 
 
 def _domain(network: DdsNetwork) -> Any:

@@ -127,13 +127,13 @@ class ImageInput:
             parts = {name: vars(message)[name] for name in ("height", "width", "step", "encoding", "is_bigendian")}
             message = SimpleNamespace(**parts, data=memoryview(message.data))
         with episode_room(DECODED_BYTES):
-            if camera.resize or camera.type == IMAGE:
+            if camera.fit != "exact" or camera.type == IMAGE:
                 found = self._decoded(message)
             else:
                 with pictures_of_size(*size):
                     found = self._decoded(message)
         self._check_size(found.shape[:2])
-        return found if found.shape[:2] == size else resized(found, size, camera.resize == "crop")
+        return found if found.shape[:2] == size else resized(found, size, camera.fit == "crop")
 
     def _decoded(self, message: Any) -> np.ndarray:
         if self.camera.kind == "depth":
@@ -142,10 +142,10 @@ class ImageInput:
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         wanted = (self.camera.height, self.camera.width)
-        if self.camera.resize is None and tuple(size) != wanted:
+        if self.camera.fit == "exact" and tuple(size) != wanted:
             raise DataError(
                 f"it is {size[1]}×{size[0]} (width × height), and camera {self.camera.name!r} is {wanted[1]}×{wanted[0]}; set "
-                "height and width to its size, or resize to 'scale' or 'crop'"
+                "height and width to its size, or fit to 'resize' or 'crop'"
             )
 
 

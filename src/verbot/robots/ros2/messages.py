@@ -6,7 +6,7 @@ import functools
 import struct
 from typing import Any
 
-from verbot.errors import DataError, missing
+from verbot.errors import DataError
 
 LONGEST_SEQUENCE = 1 << 28  # elements
 
@@ -123,10 +123,8 @@ def _idl_type(kind: Any) -> Any:
 @functools.cache
 def _store() -> Any:
     """The definitions of these messages are the same in all versions of ROS 2 since Foxy."""
-    try:
-        from rosbags.typesys import Stores, get_typestore
-    except ModuleNotFoundError as error:
-        raise missing(error) from error
+    from rosbags.typesys import Stores, get_typestore
+
     store = get_typestore(Stores.ROS2_JAZZY)
     store.max_sequence_length = LONGEST_SEQUENCE
     return store

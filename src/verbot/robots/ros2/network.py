@@ -48,8 +48,13 @@ class DdsNetwork:
             if not text.isdecimal() or int(text) > DOMAIN.most:
                 raise ConfigError(f"ROS_DOMAIN_ID is {text!r:.40}; expected a whole number, {DOMAIN.words(0)}")
             domain = int(text)
-        local = environment.get("ROS_LOCALHOST_ONLY") == "1"
-        local |= environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST"
+        reach = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper()
+        if reach == "OFF" and self.discovery is None:
+            raise ConfigError(
+                "ROS_AUTOMATIC_DISCOVERY_RANGE is 'OFF', so no robot can be found; unset it, or set network.discovery to "
+                "'subnet' or 'localhost'"
+            )
+        local = environment.get("ROS_LOCALHOST_ONLY") == "1" or reach == "LOCALHOST"
         peers = self.peers
         if peers is None:
             peers = tuple(filter(None, environment.get("ROS_STATIC_PEERS", "").split(";")))
