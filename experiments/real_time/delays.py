@@ -3,8 +3,8 @@
 Run it as ``python experiments/real_time/delays.py --regression outputs/chunk16/policy --flow outputs/flow16/policy --trained
 outputs/prefix16/policy --out outputs/delays.json``. Every cell (policy, method, delay, execute horizon, estimate) plays the same
 scenes; the delay counts in control steps of the simulated world, so the speed of the machine changes nothing. Cells that the file
-holds are not played again. It ends with a table; p is McNemar's exact test against ``naive`` of the same policy at the same delay. "kept" is the
-success as a share of what the method has without a delay.
+holds are not played again. It ends with a table; p is McNemar's exact test against ``naive`` of the same policy and delay. "kept"
+is the success as a share of what the method has without a delay.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from verbot.workflows.load_policy import fitting
 
 # Methods by the kind of policy; naive comes first, because the others are compared with it.
 METHODS = {
-    "regression": ("naive", "hold", "aligned", "blend"),
-    "flow": ("naive", "hold", "aligned", "guided"),
+    "regression": ("naive", "hold", "aligned", "blend", "anchored"),
+    "flow": ("naive", "hold", "aligned", "anchored", "guided"),
     "trained": ("naive", "hold", "trained"),
 }
 ESTIMATED = ("guided", "trained")  # methods that use an estimate of the delay
