@@ -20,7 +20,7 @@ METHODS = ("naive", "hold", "aligned", "blend", "anchored", "guided", "trained")
 CONTINUED = ("guided", "trained")  # methods by which the policy itself continues the actions of the chunk before
 UNBLENDED = ("gripper", "discrete", "quaternion")  # kinds whose means are no actions
 SUMMED = ("position_delta", "rotation_delta")  # kinds whose sum is where the robot is
-BLENDED = 4  # rows of a new chunk that are changed to fit what was executed
+BLENDED = 4  # rows
 RECENT = 10  # answers
 
 
@@ -61,12 +61,12 @@ class RealTimeAgent:
     | ``hold`` | after `execute` rows | with its first row | the robot is held |
     | ``aligned`` | early | after as many rows as were executed meanwhile | the old chunk |
     | ``blend`` | early | as ``aligned``; `BLENDED` rows pass from the old chunk to it | the old chunk |
-    | ``anchored`` | early | as ``aligned``; `BLENDED` rows catch up with where it would be | the old chunk |
+    | ``anchored`` | early | as ``aligned``; it catches up with where the skipped rows lead | the old chunk |
     | ``guided`` | early, with the rest of the old chunk | as ``aligned`` | the old chunk |
     | ``trained`` | early, with the rows that are executed meanwhile | as ``aligned`` | the old chunk |
 
     ``anchored`` concerns displacements. The rows that were skipped would have moved the robot elsewhere than those of the old
-    chunk that were executed in their place; what is missing is added to the next rows, within the ranges of the action.
+    chunk that were executed in their place; what is missing is added at once, within the ranges of the action.
 
     ``guided`` and ``trained`` need a policy that continues planned actions in this way (`verbot.contracts.ContinuingPolicy`).
     They report as committed what the delay is expected to take. If the actions run out, the robot is held until an answer comes.
@@ -215,15 +215,14 @@ class RealTimeAgent:
         return blended
 
     def _anchored(self, values: FloatArray, skipped: int) -> FloatArray:
-        """`values` with what the `skipped` rows would have moved further than those that were executed added to the next rows."""
-        count = min(BLENDED, len(values) - skipped)
+        """`values` that catch up with where the `skipped` rows would have led, as fast as the ranges of the action allow."""
         if self._chunk is None or self._asked_row is None or skipped == 0:
             return values
         executed = self._chunk.values[self._asked_row : self._asked_row + skipped]
         missing = (values[:skipped].sum(0) - executed.sum(0)) * self._summed
         anchored = values.copy()
-        for row in range(skipped, skipped + count):
-            wanted = np.clip(values[row] + missing / (skipped + count - row), self._low, self._high)
+        for row in range(skipped, len(values)):
+            wanted = np.clip(values[row] + missing, self._low, self._high)
             anchored[row] = np.where(self._summed > 0, wanted, values[row])
             missing = missing - (anchored[row] - values[row])
         return anchored
