@@ -92,7 +92,8 @@ def test_those_of_evaluate(capsys, monkeypatch, tmp_path):
     line = (
         f"evaluate starter --suite navigation --episodes 3 --seed 4 --out o --paraphrases {tmp_path}/words.yaml"
         " --instruction-mode blank --axis lighting --strength 3 --align d --execute 2 --sample --cameras top --no-baselines"
-        " --videos 5 --workers 6 --cluster ray --device cuda"
+        " --videos 5 --workers 6 --cluster ray --device cuda --real-time blend --delay 4 --delay-jitter 1 --drop 0.1"
+        " --delay-estimate 0"
     )
     given, named = reached(capsys, monkeypatch, "verbot.workflows.train_evaluate.evaluate", line)
     assert given == ("starter", "navigation") and named.pop("command")
@@ -100,6 +101,7 @@ def test_those_of_evaluate(capsys, monkeypatch, tmp_path):
         "out": Path("o"), "device": "cuda", "episodes": 3, "seed": 4, "mode": "blank", "axes": {"lighting": 3},
         "templates": {"pick": ["lift {object}"]}, "align": medians, "execute": 2, "sample": True,
         "baselines": False, "videos": 5, "workers": 6, "cluster": "ray", "options": {"cameras": ("top",)},
+        "real_time": "blend", "delay": 4, "delay_jitter": 1, "drop": 0.1, "delay_estimate": 0,
     }  # fmt: skip
 
 

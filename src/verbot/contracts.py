@@ -200,18 +200,6 @@ class InstructedRobot(Robot, Protocol):
 
 
 @runtime_checkable
-class AgingRobot(Robot, Protocol):
-    """A robot whose observation is put together from parts of different times, such as cameras with their own rates."""
-
-    def ages_s(self) -> Mapping[str, float]:
-        """Seconds, on this machine's monotonic clock, since each part of the latest `observe` was measured.
-
-        Keys are the names of cameras, and ``"state"``.
-        """
-        ...
-
-
-@runtime_checkable
 class Env(Protocol):
     """A robot that can be set up and stepped: a Gymnasium environment that states its `RobotSpec`.
 

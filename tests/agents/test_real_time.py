@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
@@ -99,6 +100,19 @@ def test_a_blend_passes_from_the_old_chunk_to_the_new_and_leaves_the_gripper_alo
     old, new = np.array([104, 105]), np.array([202, 203])
     np.testing.assert_allclose(found[6:8], [0.8, 0.6] * old + [0.2, 0.4] * new, rtol=1e-6)
     assert agent.act(observe(7))[1] == 1
+
+
+def test_an_anchored_chunk_ends_where_it_would_have_without_the_delay_and_keeps_its_ranges() -> None:
+    agent, policy = made("anchored", execute=4)
+    found = drive(agent, policy, 13, Delay(2))
+    assert found[2:6] == [100, 101, 102, 103]
+    missing = (200 + 201) - (102 + 103)  # of what was skipped, in the place of which the old chunk was executed
+    assert found[6:10] == [202 + missing, 203, 204, 205]
+    far = dataclasses.replace(SPEC, action=(dataclasses.replace(STEP, high=(220.0,)), GRIP))
+    policy.spec = far
+    agent = RealTimeAgent(DelayedPolicy(policy), 4, "anchored")
+    policy.queries.clear()
+    assert drive(agent, policy, 9, Delay(2))[6:9] == [220, 220, 220]
 
 
 def test_the_query_has_what_is_left_of_the_chunk_and_what_will_be_executed_anyway() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from verbot.errors import ConfigError, PolicyError
 from verbot.ranges import COUNT, COUNT_OR_NONE
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
-METHODS = ("naive", "hold", "aligned", "blend", "guided", "trained")
+METHODS = ("naive", "hold", "aligned", "blend", "anchored", "guided", "trained")
 CONTINUED = ("guided", "trained")  # methods by which the policy itself continues the actions of the chunk before
 UNBLENDED = ("gripper", "discrete", "quaternion")  # kinds whose means are no actions
+SUMMED = ("position_delta", "rotation_delta")  # kinds whose sum is where the robot is
 BLENDED = 4  # rows
 RECENT = 10  # answers
 
@@ -59,8 +61,12 @@ class RealTimeAgent:
     | ``hold`` | after `execute` rows | with its first row | the robot is held |
     | ``aligned`` | early | after as many rows as were executed meanwhile | the old chunk |
     | ``blend`` | early | as ``aligned``; `BLENDED` rows pass from the old chunk to it | the old chunk |
+    | ``anchored`` | early | as ``aligned``; it catches up with where the skipped rows lead | the old chunk |
     | ``guided`` | early, with the rest of the old chunk | as ``aligned`` | the old chunk |
     | ``trained`` | early, with the rows that are executed meanwhile | as ``aligned`` | the old chunk |
+
+    ``anchored`` concerns displacements. The rows that were skipped would have moved the robot elsewhere than those of the old
+    chunk that were executed in their place; what is missing is added at once, within the ranges of the action.
 
     ``guided`` and ``trained`` need a policy that continues planned actions in this way (`verbot.contracts.ContinuingPolicy`).
     They report as committed what the delay is expected to take. If the actions run out, the robot is held until an answer comes.
@@ -95,7 +101,9 @@ class RealTimeAgent:
         self.switches = 0  # chunks of this episode whose execution began
         self._execute, self._delay = execute, DelayEstimate(delay_estimate)
         self._hold, self._rate_hz = HoldAction(policy.spec), policy.spec.rate_hz
-        self._mixed = _blended_dimensions(policy.spec)
+        self._mixed = _dimensions(policy.spec, lambda kind: kind not in UNBLENDED)
+        self._summed = _dimensions(policy.spec, lambda kind: kind in SUMMED)
+        self._low, self._high = policy.spec.action_low(), policy.spec.action_high()
         self._memory = PolicyMemory(across_episodes)
         self._queries = DatedQueries(self._memory)
         self._last: FloatArray | None = None
@@ -184,6 +192,8 @@ class RealTimeAgent:
             values = values[: self._execute]
         elif self.method == "blend":
             values = self._blended(values, skipped, self._planned(now_s))
+        elif self.method == "anchored":
+            values = self._anchored(values, skipped)
         self._chunk = TimedChunk(values, now_s - skipped / self._rate_hz, self._rate_hz, next=skipped)
         self.switches += 1
 
@@ -204,6 +214,19 @@ class RealTimeAgent:
         blended[rows] = weights * planned[:count] + (1 - weights) * values[rows]
         return blended
 
+    def _anchored(self, values: FloatArray, skipped: int) -> FloatArray:
+        """`values` that catch up with where the `skipped` rows would have led, as fast as the ranges of the action allow."""
+        if self._chunk is None or self._asked_row is None or skipped == 0:
+            return values
+        executed = self._chunk.values[self._asked_row : self._asked_row + skipped]
+        missing = (values[:skipped].sum(0) - executed.sum(0)) * self._summed
+        anchored = values.copy()
+        for row in range(skipped, len(values)):
+            wanted = np.clip(values[row] + missing, self._low, self._high)
+            anchored[row] = np.where(self._summed > 0, wanted, values[row])
+            missing = missing - (anchored[row] - values[row])
+        return anchored
+
     def _held(self, observation: Observation) -> FloatArray:
         if self._held_state is None:
             self._held_state = observation.state.copy()
@@ -219,6 +242,6 @@ def _check_method(method: str, policy: Policy) -> None:
         raise ConfigError(f"this policy does not continue planned actions by the method {method!r}: {can}")
 
 
-def _blended_dimensions(spec: RobotSpec) -> FloatArray:
-    """1 for each number of an action that can be averaged, 0 for the others: (a,)."""
-    return np.array([float(c.kind not in UNBLENDED) for c in spec.action for _ in range(c.size)], np.float32)
+def _dimensions(spec: RobotSpec, chosen: Callable[[str], bool]) -> FloatArray:
+    """1 for each number of an action whose component is of a chosen kind, 0 for the others: (a,)."""
+    return np.array([float(chosen(c.kind)) for c in spec.action for _ in range(c.size)], np.float32)

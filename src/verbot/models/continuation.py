@@ -22,7 +22,7 @@ SCHEDULES = ("exp", "linear", "ones", "zeros")
 FALL = 2.0  # the longest prefix is e^-FALL times as likely as none
 # The velocity (b, k, a) at x (b, k, a) and τ (b,), and optionally at positions (b, k) that hold clean actions.
 Velocity = Callable[..., Tensor]
-Condition = TypeVar("Condition", Tensor, TokenGroup)
+Conditioning = TypeVar("Conditioning", Tensor, TokenGroup)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def pull(estimate: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, y: Tens
     return output.detach(), found
 
 
-def recordable(condition: Condition) -> Condition:
+def recordable(condition: Conditioning) -> Conditioning:
     """A copy through which `pull` can differentiate, although it was computed in ``torch.inference_mode``."""
     with torch.inference_mode(False):
         if isinstance(condition, Tensor):
