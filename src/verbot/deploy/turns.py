@@ -202,7 +202,7 @@ class Turns:
         if len(parts) == 1:
             self._suspects.discard(parts[0][0].client)
         took_s = time.monotonic() - start_s
-        self._arrivals.predicted(took_s)
+        self._arrivals.predicted(len(observations), took_s)
         self._predicted(len(observations), took_s)
         start = 0
         for job, part in parts:
