@@ -45,6 +45,7 @@ NOT_HERE = {
     r"verbot teleop|annotate outputs/[\w/-]+$": "a person at a page",
     r"--list all": "an hour",
     r"ws://": "a server",
+    r"verbot serve": "a server, which ends with a signal",
 }
 CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2}
 IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")

@@ -30,6 +30,7 @@ class RawClient:
     def __init__(self, address: tuple[str, int], timeout_s: float = 10.0):
         self.socket = socket.create_connection(address, timeout=timeout_s)
         self._buffer = b""
+        self.is_text = False  # whether the message received last was text
 
     def handshake(self, path: str = "/verbot", greets: bool = True) -> bytes:
         """The greeting, one message; none where the client speaks first."""
@@ -61,6 +62,7 @@ class RawClient:
             if opcode == 9:
                 self.send(data, 10)
             elif opcode != 10:
+                self.is_text = opcode == 1
                 return data
 
     def close(self) -> None:

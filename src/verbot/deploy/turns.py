@@ -55,7 +55,7 @@ class Turns:
     Args:
         batch: observations predicted at once at most, while several clients ask; 1 predicts for one after another.
         wait_s: the longest wait of a prediction for further requests.
-        predicted: is told the number of observations of each prediction, and the seconds that it took.
+        predicted: gets the number of observations of each prediction, and the seconds that it took.
     """
 
     def __init__(
