@@ -46,6 +46,7 @@ NOT_HERE = {
     r"--list all": "an hour",
     r"wss?://": "a server",
     r"/dev/tty": "an arm",
+    r"verbot serve": "a server, which ends with a signal",
 }
 CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2, "--seconds": 1}
 IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")

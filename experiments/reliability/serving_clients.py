@@ -30,18 +30,19 @@ class RawClient:
     def __init__(self, address: tuple[str, int], timeout_s: float = 10.0):
         self.socket = socket.create_connection(address, timeout=timeout_s)
         self._buffer = b""
+        self.is_text = False  # whether the message received last was text
 
-    def handshake(self) -> bytes:
-        """The greeting, one message."""
+    def handshake(self, path: str = "/verbot", greets: bool = True) -> bytes:
+        """The greeting, one message; none where the client speaks first."""
         host = f"Host: 127.0.0.1:{self.socket.getpeername()[1]}\r\n"
         upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        self.socket.sendall(f"GET / HTTP/1.1\r\n{host}{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
+        self.socket.sendall(f"GET {path} HTTP/1.1\r\n{host}{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode())
         while b"\r\n\r\n" not in self._buffer:
             self._more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         if b" 101 " not in head.partition(b"\r\n")[0]:
             raise ConnectionError(head.partition(b"\r\n")[0].decode(errors="replace"))
-        return self.receive()
+        return self.receive() if greets else b""
 
     def send(self, data: bytes, opcode: int = 2) -> None:
         self.socket.sendall(frame(data, opcode))
@@ -61,6 +62,7 @@ class RawClient:
             if opcode == 9:
                 self.send(data, 10)
             elif opcode != 10:
+                self.is_text = opcode == 1
                 return data
 
     def close(self) -> None:

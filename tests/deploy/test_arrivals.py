@@ -18,7 +18,8 @@ def known(pauses, took_s=1.0, most_wait_s=0.004):
         arrivals.answered(client, 10 - pause)
         arrivals.asked(client, 10.0)
         arrivals.answered(client, 10.0)
-    arrivals.predicted(took_s)
+    for count in (1, 2):
+        arrivals.predicted(count, took_s)  # a second observation costs nothing
     return arrivals
 
 
@@ -39,6 +40,11 @@ def test_a_client_alone_never_waits():
 
 def test_it_waits_less_for_a_fast_policy_and_not_where_it_must_not():
     assert known([0.0, 0.0], took_s=0.002).wait_s(10.0, 10.0, {0}) == pytest.approx(0.001)
+    linear = known([0.0, 0.0], took_s=0.1)
+    for _ in range(20):
+        linear.predicted(2, 0.2)
+    assert linear.fixed_s() < 1e-6 and linear.wait_s(10.0, 10.0, {0}) < 1e-6, "a batch saves nothing"
+    assert Arrivals().fixed_s() == 0
     assert known([0.0, 0.0], most_wait_s=0.0).wait_s(10.0, 10.0, {0}) == 0
 
 
@@ -61,7 +67,7 @@ class Recorder:
 
 
 def test_requests_that_come_while_it_waits_are_predicted_together(monkeypatch):
-    monkeypatch.setattr("verbot.deploy.arrivals.SHARE", 1e9)  # a fast policy may be waited for too
+    monkeypatch.setattr("verbot.deploy.arrivals.Arrivals.fixed_s", lambda self: 1e9)  # this policy is fast
     policy, counted = Recorder(), []
     turns = Turns(policy, wait_s=60.0, predicted=lambda size, seconds: counted.append(size))  # only a full batch ends the wait
     turns.batch = 2

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from verbot.deploy import PolicyServer, ServingOptions
-from verbot.deploy.exchanges import Timing
+from verbot.deploy.exchanges import RequestTiming
 from verbot.deploy.observation_map import ObservationMap
 from verbot.deploy.openpi import OpenpiExchange, usual_keys
 from verbot.deploy.vla_eval import VlaEvalExchange
@@ -80,14 +80,14 @@ def exchange_of(kind, policy=Echo, clock=lambda: 0.0, **options):
     def say(data):
         try:
             observations = made.read(data)
-            return made.reply(serving.predict(observations) if observations else [], Timing(0.02, 0.01, None))
+            return made.reply(serving.predict(observations) if observations else [], RequestTiming(0.02, 0.01, None))
         except VerbotError as error:
-            return made.reply(error, Timing())
+            return made.reply(error, RequestTiming())
 
     return say
 
 
-def test_openpi_is_greeted_answered_and_told_what_is_wrong(server):
+def test_openpi_is_greeted_answered_and_corrected(server):
     with joined(server) as client:
         greeting = unpack_openpi(client.recv(timeout=5))
         assert greeting["verbot"] == 1 and greeting["openpi"]["actions"] == 4 and not greeting["openpi"]["reset"]
@@ -349,7 +349,7 @@ def test_batches_are_configured_by_a_page_but_not_by_a_web_page():
         assert server._turns.batch == 4
 
 
-def test_a_client_more_than_there_may_be_is_told_so():
+def test_a_client_more_than_there_may_be_is_refused():
     with PolicyServer(Echo(), options=ServingOptions(clients=1)) as server, RemotePolicy(server.url) as policy:
         with pytest.raises(WireError, match=r"HTTP 503: ServerBusy: 1 clients are connected"):
             RemotePolicy(server.url, timeout_s=0.5)

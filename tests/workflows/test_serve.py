@@ -81,7 +81,7 @@ def test_it_serves_until_it_is_asked_to_end(monkeypatch, capfd):
     assert lines[4].startswith("ready: toy, ") and "1 requests" in lines[5] and len(lines) == 6
 
 
-def test_interrupting_it_is_told_to_the_shell(monkeypatch, capfd):
+def test_interrupting_it_is_reported_to_the_shell(monkeypatch, capfd):
     code, printed = run(monkeypatch, capfd, signal.SIGINT, "--quiet")
     assert code == 130 and "verbot: interrupted" in printed.err and "Traceback" not in printed.err
 

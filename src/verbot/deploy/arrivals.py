@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 RECENT_S = 1.0  # a client counts among those that ask for so long after its last request
 MOST_WAIT_S = 0.004
-SHARE = 0.5  # of the time of a prediction that is waited for others, at most
-SMOOTHING = 0.5  # of the latest pause, in the mean of a client's pauses
+SHARE = 0.5  # of what a further prediction would cost, that is waited at most
+SMOOTHING = 0.5  # of the latest value, in the mean of a client's pauses and of the times of predictions
 
 
 @dataclass
@@ -23,8 +23,9 @@ class _Client:
 class Arrivals:
     """Expects each client to ask again after the pause that it made before.
 
-    A prediction waits only for a client that is expected within `most_wait_s`, and no longer than `SHARE` of what the last
-    prediction took. So a client alone never waits, and neither do clients that ask rarely and at different times.
+    A prediction waits only for a client that is expected within `most_wait_s`, and no longer than `SHARE` of what it saves: a
+    prediction takes ``fixed + n * more`` seconds for n observations, and one for two clients saves ``fixed``. So a client alone
+    never waits, neither do clients that ask rarely and at different times, and nobody waits for long where a batch saves little.
 
     Args:
         most_wait_s: the longest wait of one prediction; 0 never waits.
@@ -33,7 +34,7 @@ class Arrivals:
     def __init__(self, most_wait_s: float = MOST_WAIT_S):
         self.most_wait_s = most_wait_s
         self._clients: dict[int, _Client] = {}
-        self._took_s = 0.0
+        self._took_s: dict[int, float] = {}  # by the number of observations
 
     def asked(self, client: int, now_s: float) -> None:
         """A request of `client` was read."""
@@ -48,9 +49,18 @@ class Arrivals:
         if client in self._clients:
             self._clients[client].answered_s = now_s
 
-    def predicted(self, took_s: float) -> None:
-        """A prediction took so many seconds."""
-        self._took_s = took_s
+    def predicted(self, count: int, took_s: float) -> None:
+        """A prediction for `count` observations took so many seconds."""
+        before = self._took_s.get(count, took_s)
+        self._took_s[count] = SMOOTHING * took_s + (1 - SMOOTHING) * before
+
+    def fixed_s(self) -> float:
+        """What a prediction takes beside its observations; 0 until predictions for different numbers of them were seen."""
+        few, many = min(self._took_s, default=0), max(self._took_s, default=0)
+        if few == many:
+            return 0.0
+        more = max(0.0, self._took_s[many] - self._took_s[few]) / (many - few)
+        return max(0.0, self._took_s[few] - few * more)
 
     def recent(self, now_s: float) -> set[int]:
         """The clients that asked within `RECENT_S`; the others are forgotten."""
@@ -59,7 +69,7 @@ class Arrivals:
 
     def wait_s(self, since_s: float, now_s: float, ready: Collection[int]) -> float:
         """How much longer to wait for further requests, of a wait that began at `since_s` with those of the clients `ready`."""
-        until = since_s + min(self.most_wait_s, SHARE * self._took_s)
+        until = since_s + min(self.most_wait_s, SHARE * self.fixed_s())
         if now_s >= until:
             return 0.0
         for number, each in self._clients.items():

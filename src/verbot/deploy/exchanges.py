@@ -18,7 +18,7 @@ ERROR_LENGTH = 2000
 
 
 @dataclass(frozen=True)
-class Timing:
+class RequestTiming:
     """Seconds that a request took.
 
     Args:
@@ -62,7 +62,7 @@ class Exchange(Protocol):
         """The observations to predict for; none for a message that asks for no prediction. Raises `VerbotError`."""
         ...
 
-    def reply(self, result: Sequence[ActionChunk] | Exception, timing: Timing) -> Reply:
+    def reply(self, result: Sequence[ActionChunk] | Exception, timing: RequestTiming) -> Reply:
         """The answer to the message that was read last. Never raises."""
         ...
 
@@ -153,17 +153,17 @@ class VerbotExchange:
             check_memory(observation.memory)
         return observations
 
-    def reply(self, result: Sequence[ActionChunk] | Exception, timing: Timing = Timing()) -> Reply:
+    def reply(self, result: Sequence[ActionChunk] | Exception, timing: RequestTiming = RequestTiming()) -> Reply:
         if not isinstance(result, Exception):
             try:
                 return Reply(encode({"id": self._number, "chunks": [chunk_to_wire(chunk) for chunk in result]}))
             except Exception as error:  # the policy may have put anything into a chunk
                 result = error
-        kind, text = described(result)
+        kind, text = kind_and_text(result)
         return Reply(encode({"id": self._number, "error": {"kind": kind, "message": text}}), kind)
 
 
-def described(error: Exception) -> tuple[str, str]:
+def kind_and_text(error: Exception) -> tuple[str, str]:
     """The kind of an error and its message. Errors of other people's code are of the kind ``"PolicyError"``."""
     is_typed = isinstance(error, VerbotError)
     kind, text = type(error).__name__, text_of(error)
@@ -174,7 +174,7 @@ def described(error: Exception) -> tuple[str, str]:
 
 def line_of(error: Exception) -> tuple[str, str]:
     """The kind of an error, and one line ``KIND: MESSAGE`` for clients that show text."""
-    kind, text = described(error)
+    kind, text = kind_and_text(error)
     return kind, "".join(c if c.isprintable() else " " for c in f"{kind}: {' '.join(text.split())}")[:ERROR_LENGTH]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.deploy.exchanges import Exchange, KeptMemory, Reply, Served, Timing, VerbotExchange, finite, line_of
+from verbot.deploy.exchanges import Exchange, KeptMemory, Reply, RequestTiming, Served, VerbotExchange, finite, line_of
 from verbot.errors import SpecError, WireError
 from verbot.remote.codec import DTYPES, decode, encode, read_verbot_map
 from verbot.spec import ActionChunk, Observation, RobotSpec, check_memory
@@ -94,7 +94,7 @@ class OpenpiExchange:
         check_memory(observation.memory)
         return [observation]
 
-    def reply(self, result: Sequence[ActionChunk] | Exception, timing: Timing) -> Reply:
+    def reply(self, result: Sequence[ActionChunk] | Exception, timing: RequestTiming) -> Reply:
         try:
             if isinstance(result, Exception):
                 raise result
@@ -133,7 +133,7 @@ class RootExchange:
             return self._verbot.read_record(record)
         return self._openpi.read_record(record)
 
-    def reply(self, result: Sequence[ActionChunk] | Exception, timing: Timing) -> Reply:
+    def reply(self, result: Sequence[ActionChunk] | Exception, timing: RequestTiming) -> Reply:
         return self._current.reply(result, timing)
 
 

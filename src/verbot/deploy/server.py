@@ -19,7 +19,7 @@ from verbot.contracts import IdentifiedPolicy, Policy, RememberingPolicy, contin
 from verbot.deploy import openpi, vla_eval
 from verbot.deploy.access import Access, Certificate, check_exposed, context_of
 from verbot.deploy.arrivals import MOST_WAIT_S
-from verbot.deploy.exchanges import MEMORY_BYTES, Exchange, Reply, Served, Timing, VerbotExchange
+from verbot.deploy.exchanges import MEMORY_BYTES, Exchange, Reply, RequestTiming, Served, VerbotExchange
 from verbot.deploy.metrics import Metrics, ServerLoad
 from verbot.deploy.observation_map import ObservationMap
 from verbot.deploy.pages import PATHS, PUBLIC, Pages
@@ -69,7 +69,7 @@ class ServingOptions:
 class PolicyServer:
     """Serves `policy` from background threads until closed. Each client has one request at a time; several take turns.
 
-    `PROTOCOLS` are told apart by their paths, and `verbot.deploy.pages.PATHS` are pages. A message that cannot be read, or an
+    Each of `PROTOCOLS` has a path of its own, and `verbot.deploy.pages.PATHS` are pages. A message that cannot be read, or an
     observation that does not fit the policy's spec, is answered with an error and, but for openpi's clients, the connection stays
     open. Every chunk that leaves is checked (`ActionChunk.check`). How large a request may be follows from the spec; the greeting
     says it. Clients that send nothing, read nothing or are too many lose their connection.
@@ -202,7 +202,7 @@ class PolicyServer:
         answered: asyncio.Future[Reply] = loop.create_future()
 
         def finish(result: list[ActionChunk] | Exception) -> None:
-            reply = exchange.reply(result, Timing(time.monotonic() - start_s, request.predict_s, previous_s))
+            reply = exchange.reply(result, RequestTiming(time.monotonic() - start_s, request.predict_s, previous_s))
             with contextlib.suppress(RuntimeError):  # the server has stopped
                 loop.call_soon_threadsafe(_set, answered, reply)
 
@@ -227,7 +227,7 @@ def _served(policy: Policy, options: ServingOptions) -> Served:
         "limits": {"observations": options.observations, "message_bytes": limits.message_bytes},
         "continuation": continuation_of(policy),
     }
-    encode(greeting)  # raises here what no client could be told
+    encode(greeting)  # raises for a spec that cannot be sent
     mapped = functools.partial(ObservationMap.of, spec, given=options.map, fit=options.fit)
     maps = {"openpi": mapped(openpi.usual_keys(spec)), "vla-eval": mapped(vla_eval.usual_keys(spec))}
     kept = MEMORY_BYTES if memory is None else 2 * memory + 2**14

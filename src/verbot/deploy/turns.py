@@ -55,7 +55,7 @@ class Turns:
     Args:
         batch: observations predicted at once at most, while several clients ask; 1 predicts for one after another.
         wait_s: the longest wait of a prediction for further requests.
-        predicted: is told the number of observations of each prediction, and the seconds that it took.
+        predicted: gets the number of observations of each prediction, and the seconds that it took.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class Turns:
         if len(parts) == 1:
             self._suspects.discard(parts[0][0].client)
         took_s = time.monotonic() - start_s
-        self._arrivals.predicted(took_s)
+        self._arrivals.predicted(len(observations), took_s)
         self._predicted(len(observations), took_s)
         start = 0
         for job, part in parts:

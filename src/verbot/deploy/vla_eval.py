@@ -26,7 +26,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from verbot.deploy.exchanges import KeptMemory, Reply, Served, Timing, line_of
+from verbot.deploy.exchanges import KeptMemory, Reply, RequestTiming, Served, line_of
 from verbot.deploy.vla_eval_spec import about_robot
 from verbot.errors import SpecError, VerbotError, WireError
 from verbot.remote.codec import decode, read_array
@@ -121,7 +121,7 @@ class VlaEvalExchange:
             self._end()
         return self._observations(payload) if kind == "observation" else []
 
-    def reply(self, result: Sequence[ActionChunk] | Exception, timing: Timing) -> Reply:
+    def reply(self, result: Sequence[ActionChunk] | Exception, timing: RequestTiming) -> Reply:
         try:
             if isinstance(result, Exception):
                 raise result

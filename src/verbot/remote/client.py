@@ -21,7 +21,7 @@ from verbot.remote.greeting import Greeting
 from verbot.remote.transport import FAULTS, Address, LateError, Transport
 from verbot.spec import ActionChunk, Observation, RobotSpec
 
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0  # between two attempts to connect
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 1.0  # between two attempts to connect
 MAX_EXTRAS = 256  # entries of a chunk's extras, nested ones included
 MAX_EXTRAS_BYTES = 4 * 2**20
 PATH = "/verbot"  # of verbot's own protocol on a server
@@ -31,7 +31,7 @@ BUSY_S = 1.0  # pause before a server that says that it is busy is asked again
 class RemotePolicy:
     """A `verbot.Policy` behind a websocket. Threads may share it; their predictions wait for each other.
 
-    A broken connection is opened anew, with pauses of 0.1 to 5 s between attempts, and the request is repeated once: a policy is
+    A broken connection is opened anew, with pauses of 0.1 to 1 s between attempts, and the request is repeated once: a policy is
     stateless. The server must then serve the same robot and policy as before. After a prediction that met no server in all its
     time, each further one makes one attempt and fails at once. A server that says that it is busy is asked again after a second,
     while time is left. More observations than the server reads at once are sent in several requests.

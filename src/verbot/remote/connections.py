@@ -219,7 +219,7 @@ def refusal(status: http.HTTPStatus, text: str) -> Response:
 
 
 def _busy(most: int) -> bytes:
-    """What a client is told for whom there is no room."""
+    """The answer to a client for whom there is no room."""
     body = f"ServerBusy: {most} clients are connected, as many as this server takes; try again later\n".encode()
     fields = "Connection: close\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8"
     return f"HTTP/1.1 503 Service Unavailable\r\n{fields}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
