@@ -67,7 +67,7 @@ class Bytes(Backbone):
 def main(folder: Path, steps: int = 10) -> VLAPolicy:
     """Train the tiny recipe with this backbone and load what was saved."""
     result = verbot.train("tiny", out=folder, steps=steps, progress=False, backbone="bytes")
-    policy = verbot.load_policy(result.policy)
+    policy = VLAPolicy.load(result.policy)
     print(f"{type(policy.network.backbone).__name__} backbone, trained for {result.steps} steps")
     return policy
 

@@ -49,7 +49,7 @@ def main(folder: Path, steps: int = 10) -> VLAPolicy:
     """Train the tiny recipe with this encoder and load what was saved."""
     parts = {"vision": {"name": "grid", "options": {"cells": 2}}, "fusion": "concat"}
     result = verbot.train("tiny", out=folder, network=parts, steps=steps, progress=False)
-    policy = verbot.load_policy(result.policy)
+    policy = VLAPolicy.load(result.policy)
     print(f"{type(policy.network.backbone.vision).__name__} encoder, trained for {result.steps} steps")
     return policy
 

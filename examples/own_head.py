@@ -48,7 +48,7 @@ def main(folder: Path, steps: int = 10) -> VLAPolicy:
     """Train the tiny recipe with this head and load what was saved."""
     network = {"head": {"name": "bounded", "options": {"reach": 3.0}}}
     result = verbot.train("tiny", out=folder, network=network, steps=steps, progress=False)
-    policy = verbot.load_policy(result.policy)
+    policy = VLAPolicy.load(result.policy)
     print(f"{type(policy.network.head).__name__} head, trained for {result.steps} steps")
     return policy
 

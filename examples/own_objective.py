@@ -71,7 +71,7 @@ def main(folder: Path, steps: int = 60) -> VLAPolicy:
     """Train a tiny policy with the objective; its chunks tell the movement in `extras`."""
     objective: dict[str, Any] = {"objectives.tool_ahead": 0.5}
     result = verbot.train("tiny", out=folder, steps=steps, progress=False, **objective)
-    return verbot.load_policy(result.policy)
+    return VLAPolicy.load(result.policy)
 
 
 if __name__ == "__main__":

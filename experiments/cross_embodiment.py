@@ -88,7 +88,7 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     found: dict[str, Estimate] = {}
     network = run.training.network
     if data[0] == arguments.table:
-        policy = verbot.load_policy(str(out / "policy"))
+        policy = VLAPolicy.load(str(out / "policy"))
         if network.is_trained("keypoints"):
             found["detection, arm"] = pointed(policy, ARM, arguments.scenes)
         if network.is_trained("grasp_state"):
@@ -98,7 +98,7 @@ def measure(arguments: Arguments, arm: str) -> dict[str, Any]:
     if data[-1] == arguments.floor:
         folder = out / (FOLDER if len(data) > 1 else "policy")
         if len(data) > 1 or network.is_trained("keypoints"):
-            found["detection, rover"] = pointed(verbot.load_policy(str(folder)), ROVER, arguments.scenes)
+            found["detection, rover"] = pointed(VLAPolicy.load(str(folder)), ROVER, arguments.scenes)
         if len(data) > 1 or network.is_trained("action"):
             metrics = played(arguments, folder, ROVER)
             found |= {

@@ -25,7 +25,7 @@ from verbot.envs import make_env
 from verbot.envs.tabletop.suites.memory import MEMORY
 from verbot.envs.tabletop.suites.revisit import REVISIT
 from verbot.evaluation.protocol.intervals import mcnemar, proportion
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.rollout.episode import final, play
 
 

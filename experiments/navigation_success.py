@@ -19,7 +19,7 @@ from verbot.contracts import EpisodeRequest
 from verbot.envs import make_env
 from verbot.errors import SimulationError
 from verbot.evaluation.protocol.intervals import mcnemar, proportion
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.rollout.results import Job
 from verbot.rollout.vector import EnvFactories, VectorRunner
 

@@ -34,6 +34,7 @@ from verbot.evaluation.protocol.intervals import Estimate, wilson
 from verbot.evaluation.report.summary import format_estimate
 from verbot.models.objectives.contrastive import similarities
 from verbot.models.objectives.siglip import FITS
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 from verbot.training import TrainResult
 
@@ -129,7 +130,7 @@ def common(arguments: Arguments) -> dict[str, Any]:
 
 def measure_alignment(arguments: Arguments, folder: str) -> dict[str, Any]:
     """Retrieval among images of unseen scenes, and how well similarities separate true from false captions."""
-    policy = verbot.load_policy(folder)
+    policy = VLAPolicy.load(folder)
     shown, captions = scenes(arguments, policy.spec.camera_names)
     ranks, fits, blind = [], [], []
     for begin in range(0, len(shown), AMONG):

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-import verbot
 from verbot.contracts import Env, observation_from_env
 from verbot.data.samples.keypoints import project, projections
 from verbot.envs import make_env
@@ -43,7 +42,7 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    policy = verbot.load_policy(arguments.policy)
+    policy = VLAPolicy.load(arguments.policy)
     found: dict[str, list[bool]] = defaultdict(list)
     with closing(make_env(arguments.env)) as env:
         for index in range(arguments.scenes):

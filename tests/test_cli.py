@@ -15,7 +15,7 @@ import verbot
 from verbot import cli
 from verbot.configuration import assignments
 from verbot.errors import DataError, VerbotDeprecationWarning
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.recipes.config import resolve
 from verbot.workflows.show_config import field_help
 

@@ -119,7 +119,7 @@ def use(root: Path, actions: np.ndarray) -> tuple[str, str]:
     """What loading the folder comes to: ``"same"``, ``"refused"``, or a fault."""
     from verbot.errors import CorruptFileError, PolicyError, VerbotError
     from verbot.policy.identity import policy_identity
-    from verbot.policy.policy import load_policy
+    from verbot.policy.opening import load_policy
 
     try:
         policy_identity(root)

@@ -22,7 +22,8 @@ from verbot.data.storage.frame_cache import FrameSelection
 from verbot.errors import ConfigError, DataError
 from verbot.models.encoders.vision.hf_vision import HFVision
 from verbot.models.network import Part
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Camera, Observation
 from verbot.training import train_policy
 from verbot.training.imitation.augment import torch_numbers

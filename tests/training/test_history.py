@@ -11,7 +11,8 @@ from toys import PLAIN, changed, toy_config
 
 from verbot.errors import ConfigError, UnknownNameError
 from verbot.models.network import Part
-from verbot.policy.policy import Preprocessing, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import Preprocessing
 from verbot.spec import Observation
 from verbot.training import train_policy
 

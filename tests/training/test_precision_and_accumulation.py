@@ -8,7 +8,7 @@ from test_loop import losses
 from toys import PLAIN, toy_config
 
 from verbot.models.network import VLANetwork
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.training import train_policy
 from verbot.training.distributed.optimizer import Optimizer
 from verbot.training.imitation import loop

@@ -16,7 +16,8 @@ from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError, GroundingWarning, PolicyError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import Objective, Part
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 from verbot.training import AugmentConfig, TrainConfig, read_log, train_policy
 from verbot.training.imitation.data import TrainingData

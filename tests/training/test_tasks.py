@@ -12,7 +12,7 @@ from toys import COLORS, PLAIN, SMALL, SPEC, toy_config
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.errors import ConfigError
 from verbot.models.network import Part
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.spec import Observation
 from verbot.training import read_log, train_policy
 

@@ -7,7 +7,8 @@ import torch
 from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Objective, Part
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.collect import collect
 from verbot.spec import Observation
 

@@ -127,7 +127,7 @@ class CVAE(nn.Module):
 
     def _prior(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         if self.prior is None:
-            zeros = observed.new_zeros(len(observed), self.latent)
+            zeros = observed.new_zeros(observed.shape[0], self.latent)
             return zeros, zeros
         mean, log_variance = self.prior(observed).chunk(2, -1)
         return mean, log_variance

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from verbot.errors import ConfigError
 from verbot.files import sha256
 from verbot.policy.checks import blank_images
-from verbot.policy.export.graphs import ROWS, GraphSource, check_exportable, sources
+from verbot.policy.export.graphs import ROWS, GraphSource, check_exportable, language_of, sources
 from verbot.policy.export.prune import Pruning, prune
 from verbot.policy.identity import CARD
 from verbot.policy.policy import VLAPolicy
@@ -75,7 +75,7 @@ def export(policy: VLAPolicy, config: ExportConfig, calibration: Sequence[Observ
     observations = [_blank(own, text) for text in EXAMPLES]
     batch = own.collate_observations(observations, [own.preprocess(each) for each in observations])
     graphs, extras, schedule = sources(network, batch)
-    text = network.backbone.language.exported_text()
+    text = language_of(network).exported_text()
     record = RuntimeRecord(
         config.to,
         config.precision,
@@ -92,8 +92,8 @@ def export(policy: VLAPolicy, config: ExportConfig, calibration: Sequence[Observ
     if text.states is not None:
         ids, mask = torch.ones(ROWS, 5, dtype=torch.int64), torch.ones(ROWS, 5, dtype=torch.bool)
         names = ("ids", "mask")
-        language = GraphSource("language", text.states, names, ("states",), (ids, mask), names, text.record.most)
-        files |= runtime.write(language, "fp32", ())
+        frozen = GraphSource("language", text.states, names, ("states",), (ids, mask), names, text.record.most)
+        files |= runtime.write(frozen, "fp32", ())
     feeds: Mapping[str, Sequence[Feed]] = {}
     if config.precision == "int8-static":
         plain = {name: data for graph in graphs for name, data in runtime.write(graph, "fp32", ()).items()}

@@ -95,7 +95,7 @@ class Acting(Perception):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         features = self.features(*inputs)
-        return self.head.predict(features.fused, None), *(each.values for each in self.extras(features).values())  # type: ignore[operator]
+        return self.head.predict(features.fused, None), *(each.values for each in self.extras(features).values())
 
 
 class Steps(nn.Module):
@@ -177,13 +177,19 @@ class Encoding(Perception):
         return *self.steps.condition(features.fused), *(each.values for each in self.extras(features).values())
 
 
+def language_of(network: VLANetwork) -> Any:
+    """The language encoder, or None if it is not one that can be exported."""
+    language = dict(network.backbone.named_children()).get("language")
+    return language if isinstance(language, ExportsText) else None
+
+
 def check_exportable(config: NetworkConfig, network: VLANetwork) -> None:
     """Raise `PolicyError` that names every part of which no graph can be made."""
     without = {"goal": config.goal, "previous_action": config.previous_action, "memory": config.memory, "depth": config.depth}
     named = [f"{field} {part.name!r}" for field, part in without.items() if part is not None]
     named += [f"a history of {config.history} frames"] if config.history > 1 else []
     named += [f"backbone {config.backbone.name!r}"] if not config.is_modular else []
-    if config.is_modular and not isinstance(network.backbone.language, ExportsText):
+    if config.is_modular and language_of(network) is None:
         named.append(f"language {config.language.name!r}")
     named += [f"head {config.head.name!r}"] if config.head.name in ("sequence", "multi_task") else []
     if named:

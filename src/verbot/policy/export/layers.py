@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,9 @@ class WholeLayer(nn.Module):
         self.register_buffer("stored", (values / scale).round().clamp(-127, 127).to(torch.int8))
         self.register_buffer("scale", scale)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups) if isinstance(layer, nn.Conv2d) else None
+        self.convolution: Any = None
+        if isinstance(layer, nn.Conv2d):
+            self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
     @property
     def weight(self) -> Tensor:
@@ -67,6 +70,6 @@ def in_precision(module: nn.Module, precision: str) -> nn.Module:
             continue
         for name, child in parent.named_children():
             plain = type(child) is nn.Linear or (type(child) is nn.Conv2d and child.in_channels != 3)
-            if plain and child.weight.numel() >= FEWEST:  # type: ignore[union-attr,operator]
+            if plain and child.weight.numel() >= FEWEST:  # type: ignore[operator]
                 setattr(parent, name, kind(child))  # type: ignore[arg-type]
     return made

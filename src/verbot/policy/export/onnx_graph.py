@@ -165,7 +165,7 @@ def _quantized(model: Any, precision: str, feeds: Sequence[Feed]) -> Any:
 def _reader(feeds: Sequence[Feed]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Recorded(CalibrationDataReader):  # type: ignore[misc]
+    class Recorded(CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(feeds)
 

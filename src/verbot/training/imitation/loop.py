@@ -39,6 +39,7 @@ from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.cotraining import TrainedEmbodiment, embodiment_config, joint_network, tie_weights
 from verbot.training.imitation.data import TrainingData
 from verbot.training.imitation.finetune import card_text, init_parts, init_policy, resolved
+from verbot.training.imitation.recompute import recomputed
 from verbot.training.imitation.records import OptimizerConfig
 from verbot.training.imitation.result import TrainResult
 from verbot.training.imitation.session import CHECKPOINTS, Mean, TrainingSession
@@ -288,8 +289,9 @@ def _compute_gradients(
             batch.images, embodiment.training_data.augment, colors, process_group.rank, process_group.size, sequence
         )
         batch = dataclasses.replace(batch, images=images)
-        with torch.autocast(embodiment.policy.device.type, torch.bfloat16, enabled=config.bf16):
-            parts = embodiment.policy.network.losses(batch, generator)
+        network, half = embodiment.policy.network, torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.bf16)
+        with half, recomputed(network, config.checkpointing):
+            parts = network.losses(batch, generator)
         (parts["loss"] / config.accumulation).backward()
         for name, value in embodiment.named(parts).items():
             losses[name] = losses.get(name, 0) + value.detach().float() / config.accumulation

@@ -149,6 +149,7 @@ class OptimizerConfig:
         ema_decay: decay of the moving average of the weights, which is validated and saved.
         accumulation: batches whose gradients are averaged for one step.
         bf16: compute in bfloat16 where torch deems it safe; the weights stay float32.
+        checkpointing: compute the activations of repeated layers again in the backward pass: less memory for more time.
     """
 
     name: Literal["adamw"] = "adamw"
@@ -158,6 +159,7 @@ class OptimizerConfig:
     ema_decay: float = 0.995
     accumulation: int = 1
     bf16: bool = False
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(
