@@ -261,9 +261,9 @@ def spoke(check: Check, browser: Chromium, server: Server) -> None:
     check.until("talking && begun && audio !== null", "speech: listens")
     time.sleep(3.5)
     check.tab.run("talk(false)")
-    check.until("at('message').textContent.includes('Heard')", "speech: heard")
+    check.until("at('heard').textContent.includes('Heard')", "speech: heard")
     check.results["speech: text"] = check.tab.value("at('text').value")
-    check.results["speech: message"] = check.tab.value("at('message').textContent")
+    check.results["speech: message"] = check.tab.value("at('heard').textContent")
     check.results["speech: right"] = check.results["speech: text"] == SENTENCE
     check.picture("8-heard")
     check.tab.run("at('text').focus()")

@@ -224,7 +224,7 @@ class ConsoleServer:
         elif kind == "seen":
             page.seen = message["frame"]
         elif kind == "alive":
-            with self._lock:
+            with self._lock, contextlib.suppress(WireError):  # a beat that was sent to the page that drove before
                 if page is self._driver:
                     self._heartbeat.hear(message["at"] / 1000, message["beat"])
         elif kind == "drive":

@@ -86,7 +86,7 @@ def console_choices(setup: ConsoleSetup, options: ConsoleOptions) -> ConsoleChoi
     return ConsoleChoices(
         functools.partial(_open_plant, options), functools.partial(_open_agent, options),
         tuple(dict.fromkeys((setup.policy, *found))), known, _axes,
-        _find, _sentences, _recognizer() if options.speech else None, Outputs(options.outputs),
+        _find, suite_sentences, _recognizer() if options.speech else None, Outputs(options.outputs),
     )  # fmt: skip
 
 
@@ -124,7 +124,10 @@ def _open_agent(options: ConsoleOptions, setup: ConsoleSetup, plant: Plant) -> A
     policy = _opened(setup.policy)
     observed = ObservedPolicy(policy, _attributed(policy))
     agent = ChunkAgent(observed, options.execute)
-    return Acting(HoldAgent(agent) if plant.is_real else agent, observed)
+    if not plant.is_real:
+        return Acting(agent, observed)
+    holding = HoldAgent(agent)  # bounds the time of each step, so that a stop is seen within a control period
+    return Acting(holding, observed, events=lambda: [f"held: {holding.reason}"] if holding.reason else [])
 
 
 @functools.lru_cache(maxsize=2)  # another scene of the same policy comes at once
@@ -163,7 +166,7 @@ def _find(text: str, setup: ConsoleSetup) -> ConsoleSetup | None:
     return dataclasses.replace(setup, scene=found.options["index"], composition=found.options["composition"], task="")
 
 
-def _sentences(setup: ConsoleSetup) -> Sequence[str]:
+def suite_sentences(setup: ConsoleSetup) -> Sequence[str]:
     """Instructions of the present scene and of others of its suite."""
     if setup.suite not in envs.names():
         return ()

@@ -30,7 +30,7 @@ async function talk(on) {
   at("talk").textContent = on ? "Listening" : "Hold to talk";
   if (!on) {
     if (audio) audio.stream.getTracks().forEach((track) => { track.enabled = false; });
-    if (begun && send({type: "talk", on: false})) at("preview").textContent = "Recognizing what you said.";
+    if (begun && send({type: "talk", on: false})) at("heard").textContent = "Recognizing what you said.";
     begun = false;
     return;
   }
@@ -55,8 +55,7 @@ function heard(message) {
   at("text").value = message.text;
   at("text").focus();
   preview();
-  const raw = message.heard === message.text ? "" : ` (heard: “${message.heard}”)`;
-  at("message").textContent = message.text ? `Heard “${message.text}”${raw}. Enter obeys; correct it before.` : "Nothing was understood.";
+  at("heard").textContent = message.text ? `Heard “${message.heard}”. Correct it, or Enter obeys.` : "Nothing was understood.";
 }
 
 at("talk").addEventListener("pointerdown", (event) => { at("talk").setPointerCapture(event.pointerId); talk(true); });
