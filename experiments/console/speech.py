@@ -1,7 +1,7 @@
 """Word error and exact sentences of the speech recognizer, over synthetic voices that say a suite's instructions.
 
 Example: ``python experiments/console/speech.py --sentences 40 --out outputs/speech.json``. It prints one JSON record. The voices
-are those of ``espeak-ng`` (``apt-get install espeak-ng``): clean and mechanical, harder than people in some words, easier in others.
+are those of ``espeak-ng`` (``apt-get install espeak-ng``): clean and mechanical, not people.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ def main(arguments: Arguments) -> int:
     exact, total = sum(figure["exact_snapped"] for figure in voices.values()), len(chosen) * len(voices)
     interval = wilson(exact, total)
     record = {
-        "suite": arguments.suite, "sentences": len(chosen), "known": len(known), "noise": arguments.noise, "seed": arguments.seed,
-        "rate": arguments.rate, **everything, "exact_snapped": exact, "of": total, "interval_95": [interval.low, interval.high], "voices": voices,
+        "suite": arguments.suite, "sentences": len(chosen), "known": len(known), "noise": arguments.noise,
+        "seed": arguments.seed, "rate": arguments.rate, **everything, "exact_snapped": exact, "of": total,
+        "interval_95": [interval.low, interval.high], "voices": voices,
     }  # fmt: skip
     text = json.dumps(record, indent=1)
     if arguments.out is not None:

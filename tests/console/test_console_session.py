@@ -23,7 +23,7 @@ class Field:
     spec, is_real = SPEC, False
 
     def __init__(self, outcomes=None):
-        self.begun, self.actions, self.holds, self.closed, self.outcomes = [], 0, 0, False, outcomes or {}
+        self.started, self.actions, self.holds, self.closed, self.outcomes = [], 0, 0, False, outcomes or {}
 
     def preview(self, text):
         if text.startswith("go"):
@@ -31,7 +31,7 @@ class Field:
         return Preview(text, problem="the grammar does not know it", elsewhere=text == "fly", asks=True)
 
     def begin(self, preview):
-        self.begun.append(preview and preview.text)
+        self.started.append(preview and preview.text)
         self.actions = 0
 
     def observe(self):
@@ -87,7 +87,7 @@ def test_an_instruction_is_obeyed_until_it_is_done():
     session.tick()
     assert plant.actions == 0, "nothing moves before an instruction"
     session.obey("go home")
-    assert session.phase == ConsolePhase.MOVING and plant.begun == ["go home"] and session.acting.agent.resets == ["go home"]
+    assert session.phase == ConsolePhase.MOVING and plant.started == ["go home"] and session.acting.agent.resets == ["go home"]
     for _ in range(5):
         session.tick()
     assert (session.phase, session.outcome, plant.actions) == (ConsolePhase.ENDED, "success", 3)
@@ -97,7 +97,7 @@ def test_an_instruction_is_obeyed_until_it_is_done():
 def test_what_is_not_understood_is_asked_before_it_is_obeyed():
     session, plant, _ = session_of()
     preview = session.obey("sing")
-    assert preview.asks and session.phase == ConsolePhase.READY and "does not know" in session.message and not plant.begun
+    assert preview.asks and session.phase == ConsolePhase.READY and "does not know" in session.message and not plant.started
     session.obey("sing", anyway=True)
     assert session.phase == ConsolePhase.MOVING and not session.view()["judged"]
 
@@ -105,7 +105,7 @@ def test_what_is_not_understood_is_asked_before_it_is_obeyed():
 def test_an_expert_obeys_no_instruction_without_a_goal():
     session, plant, _ = session_of(acting=Acting(Still(), needs_goal=True))
     session.obey("sing", anyway=True)
-    assert session.phase == ConsolePhase.READY and "expert" in session.message and not plant.begun
+    assert session.phase == ConsolePhase.READY and "expert" in session.message and not plant.started
 
 
 def test_a_stop_holds_before_the_next_step_whenever_it_comes():
@@ -139,7 +139,7 @@ def test_going_on_drops_what_was_predicted_before_the_stop():
     inbox.stop("you stopped it")
     session.tick()
     session.resume()
-    assert session.acting.agent.resets == ["go home", "go home"] and plant.begun == ["go home"]
+    assert session.acting.agent.resets == ["go home", "go home"] and plant.started == ["go home"]
     session.tick()
     assert session.phase == ConsolePhase.MOVING and plant.actions == 1
 
@@ -149,11 +149,11 @@ def test_another_instruction_goes_on_from_where_the_robot_is_and_is_not_judged()
     session.obey("go home")
     session.tick()
     session.obey("go away")
-    assert plant.begun == ["go home"] and session.acting.agent.resets[-1] == "go away" and not session.view()["judged"]
+    assert plant.started == ["go home"] and session.acting.agent.resets[-1] == "go away" and not session.view()["judged"]
     session.tick()
     assert session.history.listing()[0]["judgement"] == "not judged"
     session.obey("go home")
-    assert plant.begun == ["go home", "go home"], "after its end the scene is set up again"
+    assert plant.started == ["go home", "go home"], "after its end the scene is set up again"
 
 
 def test_time_and_faults_end_an_instruction():

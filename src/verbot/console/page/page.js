@@ -93,7 +93,7 @@ function showRole() {
   const open = socket && socket.readyState === WebSocket.OPEN;
   at("role").textContent = !open ? "" : drives ? "you drive" : "you watch";
   at("drive").hidden = !open || drives;
-  for (const id of ["obey", "again", "talk", "next", "anyway", "search"]) at(id).disabled = !drives;
+  for (const id of ["obey", "again", "talk", "open", "next", "anyway", "search"]) at(id).disabled = !drives;
   at("heat").disabled = !drives || !state || !state.has_heat;
 }
 

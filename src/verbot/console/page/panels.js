@@ -95,6 +95,7 @@ function showNumbers() {
 // Choices.
 
 function fillChoices() {
+  for (const id of ["choose", "axes", "examples"]) at(id).dataset.shown = "";
   at("policies").textContent = "";
   for (const name of hello.policies) at("policies").append(Object.assign(document.createElement("option"), {value: name}));
   at("suite").textContent = "";
