@@ -27,8 +27,11 @@ SETUP = ConsoleSetup("expert", "navigation")
 
 def get(url, **headers):
     try:
-        with urlopen(Request(url, headers=headers), timeout=10) as answer:
-            return answer.status, answer.read(), dict(answer.headers)
+        while True:
+            with urlopen(Request(url, headers=headers), timeout=10) as answer:
+                if answer.status != http.HTTPStatus.ACCEPTED:  # otherwise it is being made
+                    return answer.status, answer.read(), dict(answer.headers)
+            time.sleep(0.01)
     except HTTPError as error:
         with error:
             return error.code, error.read(), dict(error.headers)
@@ -184,6 +187,25 @@ def test_only_reports_below_the_folder_are_served_and_in_a_sandbox(console):
     assert (status, content) == (200, b"<p>a report") and headers["Content-Security-Policy"].startswith("sandbox allow-scripts;")
     for path in ("secret.txt", "../report.html", "run/../secret.txt", "/etc/passwd", "run/dataset.html", "%2e%2e/report.html"):
         assert get(base + path)[0] == http.HTTPStatus.NOT_FOUND
+
+
+def test_what_takes_time_to_make_holds_up_no_stop(console):
+    """A report on a slow disk, for instance: it is made in another thread."""
+    from verbot.console.preparing import MOST, Preparing
+
+    preparing, free = Preparing(), threading.Event()
+
+    def slow():
+        free.wait(10)
+        return b"made", "text/plain"
+
+    for number in range(MOST + 2):
+        assert preparing.get(str(number), slow) == (False, None)
+    free.set()
+    found = (False, None)
+    while not found[0]:
+        found = preparing.get("0", slow)
+    assert found == (True, (b"made", "text/plain"))
 
 
 def test_strangers_are_refused(console):

@@ -179,7 +179,11 @@ at("replay").addEventListener("close", () => at("video").pause());
 
 async function loadOutputs() {
   const list = at("outputs");
-  const answer = await fetch("outputs.json").catch(() => null);
+  let answer = await fetch("outputs.json").catch(() => null);
+  while (answer && answer.status === 202) {  // it is being made
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    answer = await fetch("outputs.json").catch(() => null);
+  }
   list.textContent = "";
   if (!answer || !answer.ok) return;
   const entries = await answer.json();
