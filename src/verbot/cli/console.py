@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,20 @@ class StageOptions:
     robot: str | None = None
 
 
+@dataclass(frozen=True)
+class OfferOptions:
+    """What the page offers beside.
+
+    Args:
+        speech: recognize speech, if the extra speech is installed.
+        outputs: the folder whose reports, comparisons and datasets the page can open.
+    """
+
+    speech: bool = True
+    outputs: Path = Path("outputs")
+
+
+OFFER = OfferOptions()
 SERVING, STAGE = ServingOptions(), StageOptions()
 
 
@@ -51,8 +66,8 @@ def console_command(
     stage: StageOptions = STAGE,
     execute: int = 1,
     seconds: float = 60.0,
-    speech: bool = True,
-    outputs: Path = Path("outputs"),
+    offer: OfferOptions = OFFER,
+    check: bool = False,
     page: PageOptions = PAGE,
     serving: ServingOptions = SERVING,
 ) -> int:
@@ -64,8 +79,7 @@ def console_command(
         policy: acts at first: a policy's folder, "starter" (it came with verbot), "expert", or a server's ws:// address.
         execute: number of actions of each chunk to execute.
         seconds: time limit of an instruction; 0 for none.
-        speech: recognize speech, if the extra speech is installed.
-        outputs: the folder whose reports, comparisons and datasets the page can open.
+        check: end when the page could be opened: a look whether everything is there.
     """
     from verbot.console import ConsoleConfig, ConsoleSetup
     from verbot.workflows.console import ConsoleOptions, console, read_token
@@ -73,7 +87,10 @@ def console_command(
     if stage.robot is not None:
         refuse("a robot has no scenes", scene=stage.scene, axes=stage.axes, seed=stage.seed)
     setup = ConsoleSetup(policy, stage.suite if stage.robot is None else "", stage.scene, axes=stage.axes or {})
-    options = ConsoleOptions(stage.robot or "", execute, stage.seed, outputs, speech)
+    options = ConsoleOptions(stage.robot or "", execute, stage.seed, offer.outputs, offer.speech)
     config = ConsoleConfig(page.host, page.port, read_token(serving.token_file), seconds)
-    console(setup, options, config, serving.tls_cert, serving.tls_key)
+    until = threading.Event()
+    if check:
+        until.set()
+    console(setup, options, config, (serving.tls_cert, serving.tls_key), until)
     return 0

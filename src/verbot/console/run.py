@@ -22,7 +22,6 @@ from verbot.errors import VerbotError
 from verbot.ranges import COUNT_OR_NONE, DURATION_S, PORT, check_ranges
 
 RATED = 50  # latest control steps, of which the rate is
-WATCHED = 0.02  # s between looks for a first page
 
 
 @dataclass(frozen=True)
@@ -101,25 +100,34 @@ class _Loop:
         self._late = 0
 
     def run(self, pace: Callable[[ConsoleServer, float], None], until: threading.Event) -> None:
-        session, number, shown = self._session, 0, None
-        while not until.is_set():
-            for command in self._inbox.take():
-                self._obey(command)
-            is_moving = session.phase == ConsolePhase.MOVING
-            self._server.check_alive(is_moving)
-            if number % session.steps_per_picture == 0 and (is_moving or self._server.watched):
-                pictures = {name: jpeg(image) for name, image in session.plant.pictures(self._config.picture_pixels).items()}
-                session.record(pictures)
-                if self._server.watched:
-                    heat = session.acting.policy.heat() if session.acting.policy is not None else {}
-                    layers = {name: heat_png(maps) for name, maps in heat.items()}
-                    urls = {"images": data_urls(pictures, "jpeg"), "heat": data_urls(layers, "png")}
-                    shown = session.view() | self._timing()
-                    self._server.show(shown, session.about(), urls)
-            pace(self._server, session.plant.spec.rate_hz)
-            self._time(is_moving)
-            session.tick()
-            number += 1
+        number = 0
+        try:
+            while not until.is_set():
+                for command in self._inbox.take():
+                    self._obey(command)
+                is_moving = self._session.phase == ConsolePhase.MOVING
+                self._server.check_alive(is_moving)
+                if number % self._session.steps_per_picture == 0:
+                    self._show(is_moving)
+                pace(self._server, self._session.plant.spec.rate_hz)
+                self._time(is_moving)
+                self._session.tick()
+                number += 1
+        finally:
+            self._session.plant.hold()  # before the pages are closed, which takes a second
+
+    def _show(self, is_moving: bool) -> None:
+        """Pictures for the history while it moves, and for pages that are ready for them."""
+        session, watched = self._session, self._server.watched
+        if not is_moving and not watched:
+            return
+        pictures = {name: jpeg(image) for name, image in session.plant.pictures(self._config.picture_pixels).items()}
+        session.record(pictures)
+        if watched:
+            heat = session.acting.policy.heat() if session.acting.policy is not None else {}
+            layers = {name: heat_png(maps) for name, maps in heat.items()}
+            urls = {"images": data_urls(pictures, "jpeg"), "heat": data_urls(layers, "png")}
+            self._server.show(session.view() | self._timing(), session.about(), urls)
 
     def _obey(self, command: Mapping[str, Any]) -> None:
         session, kind = self._session, command["type"]
@@ -163,9 +171,8 @@ class _Loop:
 
 def _greeting(choices: ConsoleChoices, session: ConsoleSession) -> dict[str, Any]:
     """The first message to a page: what it can offer."""
-    suites = list(choices.suites)
     return {
         "robot": session.plant.spec.name, "is_real": session.plant.is_real, "rate_hz": session.plant.spec.rate_hz,
-        "policies": list(choices.policies), "suites": {name: list(choices.axes(name)) for name in suites},
+        "policies": list(choices.policies), "suites": list(choices.suites),
         "speech": choices.recognize is not None,
     }  # fmt: skip

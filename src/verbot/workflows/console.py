@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from verbot.console.plants import Plant, RobotPlant, SimulatedPlant
 from verbot.contracts import Policy, expert_of
 from verbot.deploy.access import context_of
 from verbot.envs import envs, make_env
-from verbot.errors import ConfigError
+from verbot.errors import ConfigError, VerbotError
 from verbot.evaluation.protocol.conditions import AXES
 from verbot.files import regular_file
 from verbot.remote.addresses import is_loopback
 from verbot.robots import make_robot
+from verbot.rollout.episode import EpisodeRunner
 from verbot.speech import open_recognizer
 from verbot.workflows.console_outputs import Outputs, policies_below
 from verbot.workflows.load_policy import fitting, open_policy
@@ -56,22 +59,22 @@ def console(
     setup: ConsoleSetup,
     options: ConsoleOptions,
     config: ConsoleConfig,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    run: Callable[..., None] = run_console,
+    tls_files: tuple[Path | None, Path | None] = (None, None),
+    until: threading.Event | None = None,
 ) -> None:
     """Serve the console until a signal ends it. Raises what `verbot.console.run_console` raises.
 
     Args:
-        certificate, key: PEM files; without them the page is not encrypted.
-        run: serves it.
+        tls_files: a certificate and its key, PEM; without them the page is not encrypted.
+        until: ends it when set.
     """
+    certificate, key = tls_files
     if (certificate is None) != (key is None):
         raise ConfigError("--tls-cert and --tls-key go together: give both, or none")
     tls = context_of((certificate, key)) if certificate is not None and key is not None else None
     if tls is None and not is_loopback(config.host):
         print(f"{config.host} is reached by other machines, and nothing is encrypted: give --tls-cert and --tls-key")
-    run(console_choices(setup, options), setup, config, tls)
+    run_console(console_choices(setup, options), setup, config, tls, until=until)
 
 
 def console_choices(setup: ConsoleSetup, options: ConsoleOptions) -> ConsoleChoices:
@@ -82,8 +85,8 @@ def console_choices(setup: ConsoleSetup, options: ConsoleOptions) -> ConsoleChoi
     found = () if options.robot else ("starter", "expert", *policies_below(options.outputs))
     return ConsoleChoices(
         functools.partial(_open_plant, options), functools.partial(_open_agent, options),
-        tuple(dict.fromkeys((setup.policy, *found))), known, lambda suite: tuple(axis for axis in AXES if axis != DROPOUT),
-        _find, _sentences, _recognizer() if options.speech else None, Outputs(options.outputs),
+        tuple(dict.fromkeys((setup.policy, *found))), known, _axes,
+        _find, suite_sentences, _recognizer() if options.speech else None, Outputs(options.outputs),
     )  # fmt: skip
 
 
@@ -121,7 +124,10 @@ def _open_agent(options: ConsoleOptions, setup: ConsoleSetup, plant: Plant) -> A
     policy = _opened(setup.policy)
     observed = ObservedPolicy(policy, _attributed(policy))
     agent = ChunkAgent(observed, options.execute)
-    return Acting(HoldAgent(agent) if plant.is_real else agent, observed)
+    if not plant.is_real:
+        return Acting(agent, observed)
+    holding = HoldAgent(agent)  # bounds the time of each step, so that a stop is seen within a control period
+    return Acting(holding, observed, events=lambda: [f"held: {holding.reason}"] if holding.reason else [])
 
 
 @functools.lru_cache(maxsize=2)  # another scene of the same policy comes at once
@@ -140,6 +146,19 @@ def _attributed(policy: Policy) -> Policy | None:
     return None
 
 
+@functools.lru_cache(maxsize=16)
+def _axes(suite: str) -> tuple[str, ...]:
+    """The randomization axes that an episode of the suite takes."""
+    found = []
+    if suite in envs.names():
+        with closing(make_env(suite, render_cameras=False)) as env:
+            for axis in AXES:
+                with contextlib.suppress(VerbotError):
+                    EpisodeRunner(env, {"index": 0, "axes": {axis: 1}})
+                    found.append(axis)
+    return tuple(axis for axis in found if axis != DROPOUT)
+
+
 def _find(text: str, setup: ConsoleSetup) -> ConsoleSetup | None:
     found = find_scene(text, setup.suite)
     if found.reason:
@@ -147,7 +166,7 @@ def _find(text: str, setup: ConsoleSetup) -> ConsoleSetup | None:
     return dataclasses.replace(setup, scene=found.options["index"], composition=found.options["composition"], task="")
 
 
-def _sentences(setup: ConsoleSetup) -> Sequence[str]:
+def suite_sentences(setup: ConsoleSetup) -> Sequence[str]:
     """Instructions of the present scene and of others of its suite."""
     if setup.suite not in envs.names():
         return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import html
 import os
@@ -42,11 +43,13 @@ class Outputs:
             if "info.json" in names and folder.name == "meta":
                 relative, folder, entries = relative.parent, folder.parent, [(DATASET, "dataset")]
             for name, kind in entries:
-                path = folder / name if kind != "dataset" else folder / "meta" / "info.json"
                 if kind == "report" and "table.json" in names:
                     kind = "comparison"
-                written = datetime.datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes")
-                found.append({"kind": kind, "path": (relative / name).as_posix(), "when": written})
+                file = (relative / name if kind != "dataset" else relative / "meta" / "info.json").as_posix()
+                with contextlib.suppress(DataError, OSError):  # a link that leads elsewhere, or a file that was just removed
+                    changed = below(self._root, file).stat().st_mtime
+                    when = datetime.datetime.fromtimestamp(changed).isoformat(" ", "minutes")
+                    found.append({"kind": kind, "path": (relative / name).as_posix(), "when": when})
         return sorted(found, key=lambda entry: entry["when"], reverse=True)[:MOST]
 
     def read(self, path: str) -> tuple[bytes, str]:

@@ -53,7 +53,7 @@ function connect() {
 function receive(message) {
   switch (message.type) {
     case "hello": greet(message); break;
-    case "role": drives = message.drives; showRole(); alive(); break;
+    case "role": drives = message.drives; beat = -1; showRole(); break;  // the next beat is the first for this page
     case "beat": beat = message.beat; alive(); break;
     case "state":
       framed = performance.now();
@@ -93,7 +93,7 @@ function showRole() {
   const open = socket && socket.readyState === WebSocket.OPEN;
   at("role").textContent = !open ? "" : drives ? "you drive" : "you watch";
   at("drive").hidden = !open || drives;
-  for (const id of ["obey", "again", "talk", "next", "anyway", "search"]) at(id).disabled = !drives;
+  for (const id of ["obey", "again", "talk", "open", "next", "anyway", "search"]) at(id).disabled = !drives;
   at("heat").disabled = !drives || !state || !state.has_heat;
 }
 
@@ -115,6 +115,7 @@ function show(message) {
 
 function preview() {
   const text = at("text").value.trim();
+  at("heard").textContent = "";
   at("ask").hidden = true;
   at("preview").textContent = "";
   at("preview").className = "";
@@ -123,7 +124,7 @@ function preview() {
 
 function obey(anyway, search) {
   const text = at("text").value.trim();
-  at("error").textContent = "";
+  at("error").textContent = at("heard").textContent = "";
   clearTimeout(typing);
   if (text) { alive(); send({type: "obey", text, anyway, search}); }
 }

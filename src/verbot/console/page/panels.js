@@ -80,7 +80,7 @@ function showNumbers() {
   const latency = state.latency_ms, rate = state.rate_hz;
   pairs(at("numbers"), [
     ["time", `${state.seconds.toFixed(1)} s`],
-    ["rate", rate === null ? `of ${hello.rate_hz.toFixed(0)} Hz, at rest` : `${rate.toFixed(1)} of ${hello.rate_hz.toFixed(0)} Hz, ${state.late} late`],
+    ["rate", rate === null ? `${hello.rate_hz.toFixed(0)} Hz when it moves` : `${rate.toFixed(1)} of ${hello.rate_hz.toFixed(0)} Hz, ${state.late} late`],
     ["prediction", latency === null ? "none yet" : `${latency[0].toFixed(0)} ms, 95 %: ${latency[1].toFixed(0)} ms`],
     ["judged", state.goal || "nothing"],
     ...(state.disturbed ? [["disturbed", "by you"]] : []),
@@ -95,15 +95,16 @@ function showNumbers() {
 // Choices.
 
 function fillChoices() {
+  for (const id of ["choose", "axes", "examples"]) at(id).dataset.shown = "";
   at("policies").textContent = "";
   for (const name of hello.policies) at("policies").append(Object.assign(document.createElement("option"), {value: name}));
   at("suite").textContent = "";
-  for (const name of Object.keys(hello.suites)) at("suite").append(new Option(name, name));
+  for (const name of hello.suites) at("suite").append(new Option(name, name));
 }
 
 function fillAxes(chosen) {
-  const wanted = hello.suites[at("suite").value] || [];
-  at("axes").textContent = "";
+  const wanted = at("suite").value === about.suite ? about.known_axes : [];
+  at("axes").textContent = wanted.length ? "" : at("suite").value === about.suite ? "This suite has none." : "Open the suite first.";
   for (const name of wanted) {
     const label = document.createElement("label"), select = document.createElement("select");
     select.dataset.axis = name;
@@ -116,10 +117,15 @@ function fillAxes(chosen) {
 
 function showAbout() {
   at("place").textContent = hello.is_real ? hello.robot : `${about.policy} · ${about.suite} · scene ${about.scene}`;
-  at("policy").value = about.policy;
-  at("suite").value = about.suite;
-  at("scene").value = about.scene;
-  fillAxes(about.axes);
+  const opened = JSON.stringify([about.policy, about.suite, about.scene]);
+  if (at("choose").dataset.shown !== opened) {  // what a person is about to choose stays while other news come
+    at("choose").dataset.shown = opened;
+    at("policy").value = about.policy;
+    at("suite").value = about.suite;
+    at("scene").value = about.scene;
+  }
+  const set = JSON.stringify([about.suite, about.axes]);
+  if (at("axes").dataset.shown !== set) { at("axes").dataset.shown = set; fillAxes(about.axes); }
   const shown = about.examples.join("\n");
   if (at("examples").dataset.shown === shown) return;
   at("examples").dataset.shown = shown;
@@ -138,7 +144,7 @@ function choose(scene) {
   send({type: "choose", policy: at("policy").value.trim(), suite: at("suite").value, scene, task: "", axes});
 }
 
-at("suite").addEventListener("change", () => fillAxes({}));
+at("suite").addEventListener("change", () => { at("axes").dataset.shown = ""; fillAxes({}); });
 at("choose").addEventListener("submit", (event) => { event.preventDefault(); choose(Number(at("scene").value)); });
 at("next").addEventListener("click", () => choose(about.scene + 1));
 
@@ -173,7 +179,11 @@ at("replay").addEventListener("close", () => at("video").pause());
 
 async function loadOutputs() {
   const list = at("outputs");
-  const answer = await fetch("outputs.json").catch(() => null);
+  let answer = await fetch("outputs.json").catch(() => null);
+  while (answer && answer.status === 202) {  // it is being made
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    answer = await fetch("outputs.json").catch(() => null);
+  }
   list.textContent = "";
   if (!answer || !answer.ok) return;
   const entries = await answer.json();

@@ -2,7 +2,7 @@
 // Push to talk: the microphone as 16-bit samples at 16 kHz over the page's websocket. What was heard is shown before it is obeyed.
 
 const SAMPLES_HZ = 16000, LONGEST_MS = 14000;
-let audio = null, talking = false, begun = false, timer = 0;
+let audio = null, talking = false, started = false, timer = 0;
 
 async function openMicrophone() {
   if (!navigator.mediaDevices) throw new Error("a browser gives the microphone to pages of this machine, or with TLS, only");
@@ -30,8 +30,8 @@ async function talk(on) {
   at("talk").textContent = on ? "Listening" : "Hold to talk";
   if (!on) {
     if (audio) audio.stream.getTracks().forEach((track) => { track.enabled = false; });
-    if (begun && send({type: "talk", on: false})) at("preview").textContent = "Recognizing what you said.";
-    begun = false;
+    if (started && send({type: "talk", on: false})) at("heard").textContent = "Recognizing what you said.";
+    started = false;
     return;
   }
   at("error").textContent = "";
@@ -47,7 +47,7 @@ async function talk(on) {
     return;
   }
   if (!talking) return;  // it was let go while the browser asked
-  begun = send({type: "talk", on: true});
+  started = send({type: "talk", on: true});
   timer = setTimeout(() => talk(false), LONGEST_MS);
 }
 
@@ -55,8 +55,7 @@ function heard(message) {
   at("text").value = message.text;
   at("text").focus();
   preview();
-  const raw = message.heard === message.text ? "" : ` (heard: “${message.heard}”)`;
-  at("message").textContent = message.text ? `Heard “${message.text}”${raw}. Enter obeys; correct it before.` : "Nothing was understood.";
+  at("heard").textContent = message.text ? `Heard “${message.heard}”. Correct it, or Enter obeys.` : "Nothing was understood.";
 }
 
 at("talk").addEventListener("pointerdown", (event) => { at("talk").setPointerCapture(event.pointerId); talk(true); });
