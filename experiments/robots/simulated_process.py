@@ -48,7 +48,8 @@ while True:
 
 def rest(spec: RobotSpec) -> FloatArray:
     """The middle of every range: no motion of deltas."""
-    return (spec.action_low() + spec.action_high()) / 2
+    middle: FloatArray = ((spec.action_low() + spec.action_high()) / 2).astype(np.float32)
+    return middle
 
 
 def alive(pid: int) -> bool:
@@ -72,6 +73,7 @@ def kill_child(robot: SimulatedProcess, wait_s: float) -> dict[str, Any]:
     """Kill the robot's process in the middle of a loop."""
     robot.connect()
     action, until_s, pid = rest(robot.spec), time.monotonic() + wait_s, robot.pid
+    assert pid is not None
     while time.monotonic() < until_s:
         robot.observe()
         robot.act(action)
@@ -125,7 +127,9 @@ def ages(env: str, rate_hz: float, seconds: float) -> dict[str, Any]:
         counts = dict(robot.counts)
     finally:
         robot.close()
-    quantiles = {name: dict(zip(("p50", "p95", "p99", "max"), quantiles_of(values), strict=True)) for name, values in found.items()}
+    quantiles = {
+        name: dict(zip(("p50", "p95", "p99", "max"), quantiles_of(values), strict=True)) for name, values in found.items()
+    }
     return {"rate_hz": rate_hz, "steps": count, "late": late, **quantiles, "world": counts}
 
 
