@@ -42,12 +42,13 @@ NOT_HERE = {
     r"droid_100": "a dataset that has to be downloaded",
     r"--cluster ray": "a cluster",
     r"device=cuda": "a GPU",
+    r"/dev/": "an arm or a camera",
+    r"verbot robot (teleoperate|record)": "a person at a page",
     r"verbot teleop|annotate outputs/[\w/-]+$": "a person at a page",
     r"--list all": "an hour",
-    r"ws://": "a server",
-    r"/dev/tty": "an arm",
+    r"wss?://": "a server",
 }
-CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2}
+CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2, "--seconds": 1}
 IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")
 REINFORCEMENT = ("env.num_envs=2", "ppo.num_steps=8", "ppo.batch_size=16", "ppo.epochs=1", "parallelism.workers=1")
 
@@ -83,7 +84,7 @@ def makes(words):
 
 
 def command_of(words):
-    return " ".join(words[:2]) if words[0] == "data" else words[0]
+    return " ".join(words[:2]) if words[0] in ("data", "robot") else words[0]
 
 
 def reads(words):

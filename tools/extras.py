@@ -70,6 +70,11 @@ _CORE = (
     f"evaluate expert --suite navigation {TINY} --videos 1 --out rover-expert",
     "compare rover-expert --out rover-compared",
     "watch 'go along the red line' --policy expert --suite navigation --out rover-watch.mp4",
+    "robot list",
+    "robot check playback --robot-set path=rover --seconds 0.1",
+    "robot teleoperate simulated --robot-set env=navigation --seconds 0.1",  # without a page it ends
+    "robot record simulated --robot-set env=navigation --out rover --instruction go --episodes 2",  # as many are there
+    "robot replay playback rover 0 --robot-set path=rover --steps 2",
 )
 _SIM = (
     f"collect arm --tasks pick {TINY}",
@@ -80,6 +85,7 @@ _SIM = (
 _TORCH = (
     "config tiny",
     "train tiny --steps 1 --out run",
+    "run run/policy --instruction 'pick up the red cube' --seconds 0.5 --timeout-s 5 --out robot-run",
     "evaluate run/policy --episodes 2 --workers 1 --videos 0 --no-baselines --out run/evaluation",
     "compare tiny --steps 1 --data run/dataset --no-baselines --conditions paraphrase --episodes 2 --workers 1 --out run/compare",
     "demo --recipe tiny --out demo",
@@ -102,6 +108,7 @@ PROMISES = {
             "evaluate expert --out refused-2": "sim",
             "watch 'pick up the red cube' --policy expert": "sim",
             "data export rover rover.hdf5": "hdf5",
+            "run starter --instruction 'pick up the red cube' --out refused-3": "sim",
         },
     ),
     "sim": Promise(_CORE[2:3] + _SIM, {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),

@@ -244,19 +244,26 @@ class GuardedAgent:
         self._agent.reset(instruction)
         self.guard.reset()
 
-    def act(self, observation: Observation) -> FloatArray:
+    def decide(self, observation: Observation) -> GuardResult:
+        """As `act`, with what the guard changed; an action of None means that the robot is to be stopped."""
         started_s = self._clock()
         if self.guard.latched:
             self.result = self.guard.hold(observation)
         else:
             action = self._agent.act(observation)
-            age_s = 0.0 if self._age_s is None else self._age_s()
-            self.result = self.guard.apply(action, observation, age_s, self._clock() - started_s)
+            taken_s = self._clock() - started_s
+            age_s = taken_s if self._age_s is None else self._age_s()
+            self.result = self.guard.apply(action, observation, age_s, taken_s)
         if self.result.held and isinstance(self._agent, InterruptibleAgent):
             self._agent.interrupt()
-        if self.result.action is None:
-            raise RobotError(f"robot {self.guard.spec.name!r} must be held ({self.result.held}); no hold action of it is known")
-        return self.result.action
+        return self.result
+
+    def act(self, observation: Observation) -> FloatArray:
+        action = self.decide(observation).action
+        if action is None:
+            held = self.result.held
+            raise RobotError(f"robot {self.guard.spec.name!r} must be held ({held}); no hold action of it is known")
+        return action
 
 
 def _whole_event(action: Any, size: int, time_s: float) -> GuardEvent | None:

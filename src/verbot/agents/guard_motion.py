@@ -17,8 +17,12 @@ import numpy as np
 from verbot.agents.guard_table import NONE, AxisTable, ChainBox, stopping
 from verbot.spec import BoolArray, Float64Array
 
-ROUNDING = 4.0 * float(np.finfo(np.float32).eps)  # relative: actions and states are float32
+ROUNDING = float(np.finfo(np.float32).eps)  # relative: actions and states are float32
 _SHARES = np.array([0.75, 0.5, 0.25, 0.125])[:, None]  # of the request, tried before full braking
+_BRAKING = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])[
+    :, None, None
+]  # shares of the path to rest at which an end effector is checked
+_MARGIN_M = 1e-3  # of the box of an end effector, for what lies between them
 _SIGNS = np.array([[1.0], [-1.0]])
 
 
@@ -205,13 +209,15 @@ class MotionLimiter:
 
     def _is_inside(self, chain: ChainBox, velocities: Float64Array, brake: Float64Array) -> list[bool]:
         """For velocities (k, axes), whether the end effector stays in its box until rest, or comes no further out of it."""
-        steps = self._period * velocities
-        stops = np.sign(velocities) * stopping(velocities, brake, self._period)
-        p = self.target[chain.place]
-        after = p + steps
-        places = chain.kinematics.positions(np.concatenate([p[None], after, after + 0.5 * stops, after + stops]))
-        excess = np.maximum(np.maximum(chain.low - places, places - chain.high), 0.0).max(1)
-        inside: list[bool] = (excess[1:].reshape(3, -1) <= excess[0] + 1e-9).all(0).tolist()
+        p, period, speed = self.target[chain.place], self._period, np.abs(velocities)
+        steps = np.floor(speed / brake)
+        taken = np.minimum(np.floor(_BRAKING * steps.max()), steps)  # (points, k, axes): each axis rests when it has braked
+        braked = period * np.sign(velocities) * taken * (speed - 0.5 * brake * (taken + 1.0))
+        path = (p + period * velocities + braked).reshape(-1, len(p))
+        places = chain.kinematics.positions(np.concatenate([p[None], path]))
+        low, high = chain.low + _MARGIN_M, chain.high - _MARGIN_M
+        excess = np.maximum(np.maximum(low - places, places - high), 0.0).max(1)
+        inside: list[bool] = (excess[1:].reshape(len(_BRAKING), -1) <= excess[0] + 1e-9).all(0).tolist()
         return inside
 
 

@@ -161,7 +161,8 @@ def _rows(spec: RobotSpec, component: Component, limit: MotionLimits | None) -> 
         given["low"] = -given["high"]
     if limit is None:
         given["low"] = np.full(size, -NONE)
-    if is_rate and limit is not None and limit.low is not None and measured_slice_of(spec, component) is None:
+    is_boxed = is_rate and component.kind != "rotation_delta" and limit is not None
+    if is_boxed and limit is not None and limit.low is not None and measured_slice_of(spec, component) is None:
         raise ConfigError(
             f"component {component.name!r} of robot {spec.name!r} is a {component.kind} with a box, but no state component "
             "measures what it moves; leave low and high out"

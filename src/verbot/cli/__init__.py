@@ -36,6 +36,7 @@ from verbot.cli.robot import (
     robot_replay_command,
     robot_teleoperate_command,
 )
+from verbot.cli.run import run_command
 from verbot.cli.train import config_command, demo_command, reinforce_command, train_command
 from verbot.errors import CheckpointWarning, ConfigError, GroundingWarning, VerbotDeprecationWarning, VerbotError, missing
 from verbot.folders import is_blank
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare_command,
     "robustness": robustness_command,
     "watch": watch_command,
+    "run": run_command,
     "explain": explain_command,
     "data annotate": data_annotate_command,
     "data check": data_check_command,

@@ -26,6 +26,7 @@ RANGES: dict[str, NumberRange | None] = {
     "index": COUNT_OR_NONE,
     "limit": COUNT,
     "max_episode_gb": POSITIVE,
+    "max_age_s": POSITIVE,
     "max_frames": COUNT,
     "minutes": POSITIVE,
     "noise": NOT_NEGATIVE,
@@ -42,13 +43,14 @@ RANGES: dict[str, NumberRange | None] = {
     "strength": STRENGTH,
     "strengths": STRENGTH,
     "subsample": COUNT,
+    "timeout_s": POSITIVE,
     "videos": COUNT_OR_NONE,
     "workers": COUNT_OR_NONE,
 }
 # The files and folders into which commands write.
 RESULT_FOLDERS = {
     "demo": "out", "collect": "out", "teleop": "out", "train": "out", "evaluate": "out", "compare": "out", "robustness": "out",
-    "explain": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
+    "explain": "out", "run": "out", "data annotate": "out", "data edit": "out", "data lint": "out", "data import": "target",
     "reinforce": "out", "gap": "out", "look": "out", "robot record": "out",
 }  # fmt: skip
 RESULT_FILES = {"watch": "out", "data view": "out", "data export": "target"}

@@ -13,7 +13,7 @@ from verbot.cli.options import PAGE, PageOptions, Storage
 
 
 @dataclass(frozen=True)
-class RobotOptions:
+class DeviceOptions:
     """The robot.
 
     Args:
@@ -57,7 +57,7 @@ class RecordedPolicyOptions:
     images: Storage | None = None
 
 
-ROBOT, DRIVER, POLICY = RobotOptions(), DriverOptions(), RecordedPolicyOptions()
+DEVICE, DRIVER, POLICY = DeviceOptions(), DriverOptions(), RecordedPolicyOptions()
 
 
 def robot_list_command(json: bool = False) -> int:
@@ -125,7 +125,7 @@ def robot_calibrate_command(name: Positional[str], leader: bool = False, robot_s
 
 def robot_teleoperate_command(
     name: Positional[str],
-    robot: RobotOptions = ROBOT,
+    robot: DeviceOptions = DEVICE,
     driver: DriverOptions = DRIVER,
     seconds: float = 0.0,
     page: PageOptions = PAGE,
@@ -152,7 +152,7 @@ def robot_record_command(
     out: Path,
     instruction: str,
     episodes: int | None = None,
-    robot: RobotOptions = ROBOT,
+    robot: DeviceOptions = DEVICE,
     driver: DriverOptions = DRIVER,
     acting: RecordedPolicyOptions = POLICY,
     page: PageOptions = PAGE,
@@ -184,7 +184,7 @@ def robot_replay_command(
     name: Positional[str],
     dataset: Positional[Path],
     episode: Positional[int],
-    robot: RobotOptions = ROBOT,
+    robot: DeviceOptions = DEVICE,
     steps: int | None = None,
     json: bool = False,
 ) -> int:

@@ -49,5 +49,5 @@ def from_words(registry: Registry[Any], name: str, words: Sequence[str]) -> Any:
 
 def _checkable(hint: Any) -> Any:
     """An annotation that plain values can be held against; others are left to the factory."""
-    plain = set(typing.get_args(hint) or (hint,)) <= {int, float, bool, str, type(None)}
+    plain = all(part in (int, float, bool, str, type(None)) for part in typing.get_args(hint) or (hint,))
     return hint if plain or typing.get_origin(hint) in (typing.Literal, tuple) else Any

@@ -102,13 +102,18 @@ class SimulatedProcess:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """``success`` and ``error`` of the env, as of the newest observation."""
+        """``success``, ``error``, ``instruction`` and ``instructions`` of the env, as of the newest observation."""
         return self._newest().info
 
     @property
     def counts(self) -> Mapping[str, int]:
         """How the clock and the commands fared, see `WorldFrame`."""
         return self._newest().counts
+
+    @property
+    def pid(self) -> int | None:
+        """The number of its process; None while there is none."""
+        return None if self._worker is None else self._worker.process.pid
 
     def connect(self) -> None:
         """Set up an episode, and start its clock. Raises `RobotError` if it is connected, or if the process fails."""

@@ -30,6 +30,7 @@ DELTAS = frozenset({"position_delta", "rotation_delta"})
 WATCHDOG_S = 0.25  # a velocity that is not commanded again becomes zero
 MARGIN_S = 0.02  # before the end of a period: when a step begins that no command began
 STOP = "stop"
+SHOWN = ("success", "error", "instruction", "instructions")  # of the env's info
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class WorldFrame:
 
     Args:
         measured_s: when, on the monotonic clock, which all processes of a machine share.
-        info: ``success`` and ``error`` of the env.
+        info: of the env's those in `SHOWN`.
         counts: of periods, and of those that were ``late`` (the machine was too slow) or ``empty`` (no command came); and of
             commands that were ``executed`` or ``dropped`` (more came than fit).
     """
@@ -188,7 +189,7 @@ class ClockedWorld:
 
     def _frame(self, time_s: float, measured_s: float) -> WorldFrame:
         episode = self._episode
-        info = {"success": bool(episode.info.get("success", False)), "error": episode.info.get("error")}
+        info = {name: episode.info[name] for name in SHOWN if name in episode.info}
         counts = {**self._counts, "dropped": self._commands.dropped}
         return WorldFrame(dataclasses.replace(episode.observation, time_s=time_s), measured_s, episode.over, info, counts)
 

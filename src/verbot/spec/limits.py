@@ -18,7 +18,7 @@ class MotionLimits:
     """Limits of one action component, one number per axis in the component's unit; None is no limit.
 
     They concern the *target*: of an absolute component the commanded value; of a delta or a velocity the sum of what was
-    commanded, from the measured value on.
+    commanded, from the measured value on; of a rotation, which no component measures alike, from 0 on.
 
     Args:
         component: name of the action component.

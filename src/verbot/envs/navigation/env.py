@@ -24,7 +24,7 @@ from verbot.envs.parsing import lacking_task
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.ranges import DURATION_S
 from verbot.registry import with_records
-from verbot.spec import Camera, Component, RobotSpec, UInt8Array
+from verbot.spec import Camera, Component, MotionLimits, RobotSpec, UInt8Array
 
 CAMERA = "top"
 REWARDS, STEERING = ("sparse", "shaped"), ("turns", "compass")
@@ -50,6 +50,7 @@ def robot_spec(image_size: int = 64) -> RobotSpec:
             Component("bumper", "other", ("pressed",), "1", "robot", (0.0,), (1.0,)),
         ),
         action=(Component("choice", "discrete", ("action",), "1", "robot", (0.0,), (len(ACTIONS) - 1.0,)),),
+        limits=(MotionLimits("choice", (0.0,), (len(ACTIONS) - 1.0,)),),
     )
 
 

@@ -23,16 +23,9 @@ from verbot.envs.tabletop import episodes
 from verbot.envs.tabletop.expert.scripted_expert import TabletopExpert
 from verbot.envs.tabletop.language import instruction_parser
 from verbot.envs.tabletop.language.referring_expressions import Related
+from verbot.envs.tabletop.robot import DEPTH, RATE_HZ, intrinsics, robot_spec
 from verbot.envs.tabletop.simulation import randomization, robot_mount, segmentation
-from verbot.envs.tabletop.simulation.physics import (
-    POSITION_UNIT_M,
-    ROTATION_UNIT_RAD,
-    SUBSTEPS,
-    TOOL_HIGH_M,
-    TOOL_LOW_M,
-    Physics,
-)
-from verbot.envs.tabletop.simulation.scene import TIMESTEP_S
+from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.segmentation import TabletopSegmentation
 from verbot.envs.tabletop.simulation.views import VIEWS
 from verbot.envs.tabletop.suites import find
@@ -40,50 +33,10 @@ from verbot.envs.tabletop.tasks import tasks as task_registry
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.ranges import DURATION_S
 from verbot.registry import with_records
-from verbot.spec import Camera, Component, FloatArray, RobotSpec, UInt8Array
+from verbot.spec import Camera, FloatArray, UInt8Array
 
-DEPTH = "_depth"  # suffix of the depth camera beside a camera
-RATE_HZ = 1.0 / (SUBSTEPS * TIMESTEP_S)
 STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)  # the gripper stays open
 _GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tries again, a little otherwise
-
-
-def robot_spec(
-    image_size: int = 64, cameras: Sequence[str] = ("front", "wrist"), mount: str = "back", depth: bool = False
-) -> RobotSpec:
-    """The robot "tabletop-panda": its cameras, state and action; mounted elsewhere it is called after that.
-
-    Args:
-        depth: also a depth camera beside each camera.
-    """
-    low, high = robot_mount.find(mount).box(TOOL_LOW_M - 0.1, TOOL_HIGH_M + 0.1)
-    turn, move = (ROTATION_UNIT_RAD,) * 3, (POSITION_UNIT_M,) * 3
-    return RobotSpec(
-        name="tabletop-panda" if mount == "back" else f"tabletop-panda-{mount}",
-        rate_hz=RATE_HZ,
-        cameras=tuple(
-            Camera(label, image_size, image_size, intrinsics(VIEWS[name].fovy_deg, image_size), None, VIEWS[name].frame, kind)
-            for kind, suffix in (("color", ""), *((("depth", DEPTH),) if depth else ()))
-            for name in cameras
-            for label in (name + suffix,)
-        ),
-        state=(
-            Component("ee_position", "position", ("x", "y", "z"), "m", "base", tuple(low.tolist()), tuple(high.tolist())),
-            Component("ee_quaternion", "quaternion", ("w", "x", "y", "z"), "1", "base", (0.0, -1.0, -1.0, -1.0), (1.0,) * 4),
-            Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,)),
-        ),
-        action=(
-            Component("position_delta", "position_delta", ("x", "y", "z"), "m", "base", tuple(-m for m in move), move),
-            Component("rotation_delta", "rotation_delta", ("x", "y", "z"), "rad", "base", tuple(-t for t in turn), turn),
-            Component("gripper", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,)),
-        ),
-    )
-
-
-def intrinsics(fovy_deg: float, image_size: int) -> tuple[float, ...]:
-    """The pinhole matrix (9,), row-major, of a square image; the origin is the upper left corner of the first pixel."""
-    focal, center = image_size / 2 / np.tan(np.radians(fovy_deg) / 2), image_size / 2
-    return (float(focal), 0.0, center, 0.0, float(focal), center, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

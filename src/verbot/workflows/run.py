@@ -1,0 +1,165 @@
+"""Run a policy on a robot: policy, agent, guard, loop and recording put together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from verbot.agents import ChunkAgent, EnsembleAgent, Guard, GuardConfig, GuardedAgent, HoldAgent
+from verbot.configuration import nested
+from verbot.contracts import ChunkedAgent, Policy, Robot
+from verbot.deploy.loop import ControlLoop, LoopConfig, LoopTime, oldest_s
+from verbot.deploy.loop_recording import RunRecorder
+from verbot.deploy.loop_report import LoopSummary
+from verbot.deploy.matching import check_matching
+from verbot.errors import ConfigError, UnknownNameError
+from verbot.files import hold
+from verbot.parallel.progress import Progress
+from verbot.robots import make_robot, robots
+from verbot.robots.options import checked
+from verbot.robots.simulated import SimulatedRobot
+from verbot.robots.simulated_process import SimulatedProcess
+from verbot.spec import Observation
+from verbot.workflows.load_policy import open_policy
+
+AGENTS = ("chunk", "ensemble")
+MAX_AGE_S = 1.0  # of an observation, for a robot whose spec does not say
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A policy, a robot, and how one drives the other.
+
+    Args:
+        policy: a policy's folder, ``"starter"``, or a server's ``ws://`` address.
+        robot: a registered robot's name; `options` are its own.
+        instruction: in plain words.
+        seconds: None runs until a signal or until the simulated episode ends.
+        record: a dataset that gets the run.
+        out: folder for ``run.jsonl``.
+        agent: ``"chunk"`` executes `execute` actions of each chunk; ``"ensemble"`` averages the chunks of all steps.
+        timeout_s: how long a step waits for the policy; None is one control period.
+        unguarded: accept a robot without motion limits.
+        guard: when the guard holds and latches.
+        device: of a policy in this process.
+    """
+
+    policy: str
+    robot: str
+    instruction: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    record: Path | None = None
+    out: Path | None = None
+    agent: Literal["chunk", "ensemble"] = "chunk"
+    execute: int = 1
+    timeout_s: float | None = None
+    unguarded: bool = False
+    guard: GuardConfig | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The figures of the loop, and of a simulated robot whether it succeeded."""
+
+    summary: LoopSummary
+    success: bool | None = None
+    recorded: int = 0
+    problem: str = ""  # of the recording
+
+    def table(self) -> str:
+        lines = [self.summary.table()]
+        if self.success is not None:
+            lines.append(f"the simulated task: {'success' if self.success else 'not solved'}")
+        if self.recorded or self.problem:
+            lines.append(f"recorded: {self.recorded} episode(s){f'; {self.problem}' if self.problem else ''}")
+        return "\n".join(lines)
+
+
+def run(config: RunConfig, progress: bool = True, times: LoopTime | None = None) -> RunResult:
+    """Run a policy on a robot until the time is over, a signal comes, or something fails; the robot is then stopped and closed.
+
+    Raises:
+        ConfigError: policy and robot do not fit, the robot has no limits and is not `unguarded`, or an option is wrong.
+        RobotError, WireError, PolicyError: a fault of the robot, of the server or of the policy.
+
+    Example:
+        >>> run(RunConfig("starter", "simulated", "put the red cube in the blue box")).summary.misses  # doctest: +SKIP
+        0
+    """
+    robot = _robot(config)
+    with _policy(config) as policy, _folder(config.out):
+        check_matching(policy.spec, robot.spec, config.policy)
+        guard = Guard(robot.spec, _guard_config(config, robot), config.unguarded)
+        held = HoldAgent(_agent(config, policy), config.timeout_s)
+        agent = GuardedAgent(held, guard, oldest_s(robot))
+        about = {"policy": config.policy, "robot": config.robot, "agent": config.agent, "execute": config.execute}
+        recorder = None if config.record is None else RunRecorder(config.record, robot.spec, config.instruction, about)
+        simulated = robot if isinstance(robot, SimulatedRobot | SimulatedProcess) else None
+        total = None if config.seconds is None else max(1, round(config.seconds * robot.spec.rate_hz))
+        finished = _never if simulated is None else (lambda: simulated.is_over)
+        with Progress("run", total, "steps", enabled=progress) as bar:
+            loop = LoopConfig(
+                config.instruction, config.seconds, config.out, about, _warmed(policy, config.instruction), finished, bar.update
+            )
+            summary = ControlLoop(robot, agent, held, recorder, times).run(loop)
+        success = None if simulated is None else _success(simulated.info, config.instruction)
+        return RunResult(summary, success, recorder.episodes if recorder else 0, recorder.problem if recorder else "")
+
+
+def _never() -> bool:
+    return False
+
+
+def _success(info: Mapping[str, Any], instruction: str) -> bool | None:
+    """Of a simulated episode; None if the instruction is not the one that it judges."""
+    known = {str(info.get("instruction", "")), *map(str, info.get("instructions", ()))}
+    return bool(info.get("success")) if instruction in known else None
+
+
+def _robot(config: RunConfig) -> Robot:
+    return make_robot(config.robot, **checked(f"robot {config.robot!r}", robots.get(config.robot), nested(config.options)))
+
+
+@contextlib.contextmanager
+def _policy(config: RunConfig) -> Iterator[Policy]:
+    policy = open_policy(config.policy, config.device)
+    try:
+        yield policy
+    finally:
+        if isinstance(policy, contextlib.AbstractContextManager):  # a connection
+            policy.__exit__(None, None, None)
+
+
+def _folder(out: Path | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if out is None else hold(out, "another run writes here")
+
+
+def _agent(config: RunConfig, policy: Policy) -> ChunkedAgent:
+    if config.agent not in AGENTS:
+        raise UnknownNameError("agent", config.agent, AGENTS)
+    if config.agent == "ensemble" and config.execute != 1:
+        raise ConfigError("--execute does not apply: the agent ensemble predicts at every step")
+    return EnsembleAgent(policy) if config.agent == "ensemble" else ChunkAgent(policy, config.execute)
+
+
+def _guard_config(config: RunConfig, robot: Robot) -> GuardConfig:
+    given = config.guard or GuardConfig()
+    if given.max_age_s is not None or robot.spec.max_age_s is not None:
+        return given
+    slowest_s = max(MAX_AGE_S, 3.0 / robot.spec.rate_hz)
+    return dataclasses.replace(given, max_age_s=slowest_s)
+
+
+def _warmed(policy: Policy, instruction: str) -> Callable[[Observation], None]:
+    """Predicts once while the robot rests, so that the first step does not wait for what is loaded at first use."""
+
+    def warm(observation: Observation) -> None:
+        policy.predict([dataclasses.replace(observation, instruction=instruction)])
+
+    return warm
