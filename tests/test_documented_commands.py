@@ -42,10 +42,11 @@ NOT_HERE = {
     r"droid_100": "a dataset that has to be downloaded",
     r"--cluster ray": "a cluster",
     r"device=cuda": "a GPU",
+    r"/dev/": "an arm or a camera",
+    r"verbot robot (teleoperate|record)": "a person at a page",
     r"verbot teleop|verbot console|annotate outputs/[\w/-]+$": "a person at a page",
     r"--list all": "an hour",
     r"wss?://": "a server",
-    r"/dev/tty": "an arm",
     r"verbot serve": "a server, which ends with a signal",
 }
 CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2, "--seconds": 1}
@@ -84,7 +85,7 @@ def makes(words):
 
 
 def command_of(words):
-    return " ".join(words[:2]) if words[0] == "data" else words[0]
+    return " ".join(words[:2]) if words[0] in ("data", "robot") else words[0]
 
 
 def reads(words):

@@ -72,6 +72,11 @@ _CORE = (
     f"evaluate expert --suite navigation {TINY} --videos 1 --out rover-expert",
     "compare rover-expert --out rover-compared",
     "watch 'go along the red line' --policy expert --suite navigation --out rover-watch.mp4",
+    "robot list",
+    "robot check playback --robot-set path=rover --seconds 0.1",
+    "robot teleoperate simulated --robot-set env=navigation --seconds 0.1",  # without a page it ends
+    "robot record simulated --robot-set env=navigation --out rover --instruction go --episodes 2",  # as many are there
+    "robot replay playback rover 0 --robot-set path=rover --steps 2",
 )
 _SIM = (
     f"collect arm --tasks pick {TINY}",

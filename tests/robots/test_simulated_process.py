@@ -61,7 +61,7 @@ def test_it_is_connected_moves_by_itself_is_killed_and_connected_again(robot):
     with pytest.raises(RobotError, match="must be 1 finite numbers"):
         robot.act(np.full(1, np.nan))
     robot.stop()
-    os.kill(robot._worker.process.pid, signal.SIGKILL)
+    os.kill(robot.pid, signal.SIGKILL)
     eventually(lambda: robot._fault)
     for call in (robot.observe, lambda: robot.act(robot.spec.action_low()), robot.ages_s and robot.observe):
         with pytest.raises(RobotError, match="is lost: its process was killed by SIGKILL; call close, then connect"):
@@ -79,7 +79,7 @@ def test_the_process_ends_when_its_parent_is_killed():
     code = (
         "from verbot.robots import make_robot\nimport time\n"
         "robot = make_robot('simulated-process', env='navigation')\nrobot.connect()\n"
-        "print(robot._worker.process.pid, flush=True)\ntime.sleep(60)\n"
+        "print(robot.pid, flush=True)\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         try:

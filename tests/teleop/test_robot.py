@@ -158,30 +158,25 @@ def test_episodes_are_saved_taken_again_discarded_and_kept_as_failures(tmp_path)
 
 
 def test_a_page_that_is_gone_ends_the_episode_and_the_robot_rests(tmp_path):
-    crane, gone = Crane(), threading.Event()
+    crane, seen = Crane(), []
 
-    def script(page):
-        page.receive()
-        press(page, "KeyW")
-        step(page, 3)
-        gone.set()
-
-    def opened(server):
-        def work():
-            with Page(server.url) as page:
-                script(page)
-            while "stop" not in crane.words[crane.words.index("act") :]:
-                time.sleep(0.001)
-            with Page(server.url) as page:
-                state = page.receive()
-                assert state["phase"] == "review" and "The page was gone" in state["message"]
-                after(page, "quit", "quit")
-
-        threading.Thread(target=work, daemon=True).start()
+    def work(server):
+        with Page(server.url) as page:
+            page.receive()
+            press(page, "KeyW")
+            step(page, 3)
+        deadline = time.monotonic() + 10
+        while "stop" not in crane.words[crane.words.index("act") :] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        with Page(server.url) as page:
+            seen.append(page.receive())
+            after(page, "quit", "quit")
 
     config = RobotRecordConfig("lift", images="image")
-    result = record_robot(crane, tmp_path / "d", config, RobotDrivingConfig(), opened=opened)
-    assert gone.is_set() and result.episodes == 0 and crane.words[-1] == "stop"
+    start = lambda server: threading.Thread(target=work, args=(server,), daemon=True).start()  # noqa: E731
+    result = record_robot(crane, tmp_path / "d", config, RobotDrivingConfig(), opened=start)
+    assert seen[0]["phase"] == "review" and "The page was gone" in seen[0]["message"]
+    assert result.episodes == 0 and crane.words[-1] == "stop"
 
 
 def test_the_guard_limits_a_leader_arm_and_what_it_let_pass_is_recorded(tmp_path):

@@ -34,7 +34,7 @@ def test_every_kind_is_listed(capsys):
 
 def test_check_finds_missing_limits_and_wrong_options(capsys):
     code, out, _ = run(capsys, "check", "simulated", "--robot-set", "env=navigation", "request.task=go", "--seconds", "0.01")
-    assert code == 0 and "lacking: robot 'navigation-rover' has no motion limits for 'choice'" in out
+    assert code == 0 and "lacking: robot 'navigation-rover' has no max_age_s" in out
     code, _, err = run(capsys, "check", "simulated", "--robot-set", "envs=navigation")
     assert code == 2 and "robot 'simulated' has no field 'envs'. Did you mean 'env'?" in err
     assert run(capsys, "check", "simulatd")[2].startswith("verbot: there is no robot named 'simulatd'. Did you mean 'simulated'?")

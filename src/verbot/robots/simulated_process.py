@@ -110,6 +110,11 @@ class SimulatedProcess:
         """How the clock and the commands fared, see `WorldFrame`."""
         return self._newest().counts
 
+    @property
+    def pid(self) -> int | None:
+        """The number of its process; None while there is none."""
+        return None if self._worker is None else self._worker.process.pid
+
     def connect(self) -> None:
         """Set up an episode, and start its clock. Raises `RobotError` if it is connected, or if the process fails."""
         if self._connected:

@@ -29,7 +29,7 @@ def calibrate_arm(site: ArmSite, ask: Callable[[str], None]) -> Path:
         _emulate_hand(site, bus, 0.0)
         check_servos(bus)
         if any(bus.read_all(registers.TORQUE_ENABLE, list(SERVOS)).values()):
-            ask("Hold the arm: its motors are freed now")
+            ask("Hold the arm: its motors are freed now.")
         bus.write_all(registers.TORQUE_ENABLE, dict.fromkeys(SERVOS, 0))
         before = {servo: {register: bus.read(servo, register) for register in _STORED} for servo in SERVOS}
         try:
@@ -48,13 +48,13 @@ def _measure(bus: FeetechBus, ask: Callable[[str], None], sweep: Callable[[], No
     for servo in SERVOS:
         bus.store(servo, {registers.OPERATING_MODE: 0, registers.HOMING_OFFSET: 0})
         bus.store(servo, {registers.MIN_POSITION: 0, registers.MAX_POSITION: STEPS_PER_TURN - 1})
-    ask("The motors are free. Hold the arm so that every joint is in the middle of its range, the gripper half open")
+    ask("The motors are free. Hold the arm so that every joint is in the middle of its range, the gripper half open.")
     middles = bus.read_all(registers.PRESENT_POSITION, list(SERVOS), tolerance=4)
     for servo, middle in middles.items():
         bus.store(servo, {registers.HOMING_OFFSET: min(max(middle - MIDDLE, -2047), 2047)})
     sweep()
     with _Ranges(bus) as ranges:
-        ask(f"Move every joint but {FULL_TURN} from one end to the other, the gripper too, and finish when all are done")
+        ask(f"Move every joint but {FULL_TURN} from one end to the other, the gripper too, until all have reached both ends.")
     joints = [_joint(bus, servo, *ranges.found(servo), middles[servo] - MIDDLE) for servo in SERVOS]
     for joint in joints:
         bus.store(joint.id, stored_calibration(joint))
