@@ -191,7 +191,7 @@ class LeaderArm(Protocol):
 class InstructedRobot(Robot, Protocol):
     """A robot through which people give instructions, such as one with a topic of sentences.
 
-    It does not know what they mean: the loop asks for them and resets its agent.
+    It does not know what they mean: who drives it asks for them, and gives them to the agent.
     """
 
     def next_instruction(self) -> str | None:
