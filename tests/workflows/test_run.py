@@ -101,7 +101,7 @@ def test_wrong_options_are_refused_before_the_robot_moves(server, change, error,
         )
 
 
-def test_a_robot_without_limits_needs_to_be_told_so(server, monkeypatch):
+def test_a_robot_without_limits_is_refused_until_its_owner_says_so(server, monkeypatch):
     import dataclasses
 
     bare = dataclasses.replace(Upward.spec, limits=(), workspaces=())

@@ -137,7 +137,7 @@ class MotionLimiter:
 
     def _along(self, aim: Float64Array, given: Float64Array) -> None:
         """Slow the axes of a component down together where limits permit, so that it moves on the line that was requested."""
-        changed = (given != aim).tolist()
+        changed: list[bool] = (given != aim).tolist()
         for place in self._wide:
             if True not in changed[place]:
                 continue
@@ -167,26 +167,22 @@ class MotionLimiter:
         """The first rule, in their order, that the request broke on each axis."""
         table, codes = self._table, [""] * len(beyond)
         rounding = np.abs(self.target) * self._kept_rounding
-        direct = np.stack([beyond < -rounding, beyond > rounding, pulled != 0.0]).any(1).tolist()
-        any_broken = broken.any((0, 1)).tolist()
-        if True in direct:
-            low, high, led = (beyond < -rounding).tolist(), (beyond > rounding).tolist(), (pulled != 0.0).tolist()
-        else:
-            low = high = led = [False] * len(codes)
-        for i in range(len(codes)):
+        low, high, led = (mask.tolist() for mask in (beyond < -rounding, beyond > rounding, pulled != 0.0))
+        rows: list[list[list[bool]]] = broken.transpose(2, 0, 1).tolist()
+        for i, (speed, edges, hard, smooth) in enumerate(rows):
             if low[i] or high[i]:
                 codes[i] = (table.low_rules if low[i] else table.high_rules)[i]
             elif led[i]:
                 codes[i] = "lead"
-            elif any_broken[i]:
-                speed, edges, hard, _ = broken[:, :, i].tolist()
-                if True in speed:
-                    codes[i] = table.speed_rules[i]
-                elif True in edges:
-                    nearer = is_led is not None and bool(is_led[:, i][edges.index(True)])
-                    codes[i] = "lead" if nearer else (table.high_rules if edges[0] else table.low_rules)[i]
-                else:
-                    codes[i] = "acceleration" if True in hard else "jerk"
+            elif True in speed:
+                codes[i] = table.speed_rules[i]
+            elif True in edges:
+                nearer = is_led is not None and bool(is_led[edges.index(True), i])
+                codes[i] = "lead" if nearer else (table.high_rules if edges[0] else table.low_rules)[i]
+            elif True in hard:
+                codes[i] = "acceleration"
+            elif True in smooth:
+                codes[i] = "jerk"
         return codes
 
     def _in_workspace(self, velocity: Float64Array) -> Float64Array:
