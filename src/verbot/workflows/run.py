@@ -21,9 +21,10 @@ from verbot.parallel.progress import Progress
 from verbot.robots import make_robot
 from verbot.robots.simulated import SimulatedRobot
 from verbot.spec import Observation
-from verbot.workflows.load_policy import open_policy
+from verbot.workflows.load_policy import fitting, open_policy
 
 AGENTS = ("chunk", "ensemble")
+SIMULATED, SUITE = ("simulated", "simulated-process"), "tabletop-starter"
 MAX_AGE_S = 1.0  # of an observation, for a robot whose spec does not say
 
 
@@ -120,8 +121,12 @@ def _success(info: Mapping[str, Any], instruction: str) -> bool | None:
 
 
 def _robot(config: RunConfig) -> Robot:
+    """A simulated one has pictures of the size that the policy was trained on."""
+    options = dict(config.options)
+    if config.robot in SIMULATED and "options" not in options and isinstance(options.get("env", SUITE), str):
+        options["options"] = fitting(config.policy, options.get("env", SUITE))
     try:
-        return make_robot(config.robot, **config.options)
+        return make_robot(config.robot, **options)
     except TypeError as error:
         raise ConfigError(f"robot {config.robot!r} cannot be made with {dict(config.options)}: {error}") from error
 
