@@ -16,6 +16,7 @@ Run it: python experiments/robots/guard.py --actions 1000000 --simulated 20000 -
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import time
@@ -110,7 +111,8 @@ def under_fire(spec: RobotSpec, count: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed + 1)
     target = table.middle + 0.2 * rng.uniform(-1, 1, len(table.middle)) * table.room
     first, given = target.copy(), np.zeros((count, spec.action_size), np.float32)
-    spent_s, rules, families, now = np.zeros(count), Counter(), Counter(), 0.0
+    rules, families = Counter[str](), Counter[str]()
+    spent_s, now = np.zeros(count), 0.0
     for i, (family, action, ticks, age_s) in enumerate(hostile(spec, count, seed)):
         now = max(now, 0.0) + 1.0 / spec.rate_hz
         state = table.state_of(spec, target)
@@ -217,7 +219,7 @@ class Narrowed:
 
 def simulated(count: int, seed: int) -> dict[str, Any]:
     """Hostile actions through guard and simulated arm; from when the arm was first inside its box."""
-    world, steps, worst, inside, rules = Narrowed(seed), 0, -np.inf, False, Counter()
+    world, steps, worst, inside, rules = Narrowed(seed), 0, -np.inf, False, Counter[str]()
     own = world.robot.spec.workspaces[0]
     worst_own = -np.inf
     guard = Guard(world.spec, NEVER)
@@ -283,6 +285,7 @@ def faults(count: int, seed: int) -> dict[str, Any]:
             else:
                 usable = isinstance(action, np.ndarray) and action.shape == (7,) and np.isfinite(action).all()
                 given = np.clip(action, world.spec.action_low(), world.spec.action_high()) if usable else np.zeros(7, np.float32)
+            assert given is not None
             world.robot.act(given)
             away = world.outside_m()
             inside = inside or away < -0.02
@@ -334,7 +337,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with make_env(SUITE, render_cameras=False) as env:
+    with contextlib.closing(make_env(SUITE, render_cameras=False)) as env:
         robots = [env.robot_spec, arm(7, False), arm(7, True), arm(14, False)]
     share = max(1, options.actions // len(robots))
     record = {

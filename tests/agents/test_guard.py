@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from verbot.agents import ChunkAgent, Guard, GuardConfig, GuardedAgent
 from verbot.agents.guard_events import RULES, GuardEvent, count_rules
-from verbot.contracts import Agent
+from verbot.contracts import Agent, expert_of
+from verbot.envs import make_env
 from verbot.errors import ConfigError, RobotError
+from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import (
     ActionChunk,
     Component,
@@ -376,3 +378,14 @@ def test_the_workspace_of_a_commanded_position_is_kept():
     crane, place = Guard(CRANE, GuardConfig(patience=10**6)), Plant(CRANE, (0.2, 0.2, 0.2, 1.0))
     rules = {event.rule for result in drive(crane, place, [(0, 0, -0.05, 1)] * 20) for event in result.events}
     assert "workspace" in rules and place.target[2] == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("suite", "task"), [("tabletop-starter", "put"), ("tabletop-other-robot", "pick"), ("navigation", "go")])
+def test_experts_of_our_worlds_are_never_changed(suite, task):
+    env = make_env(suite, render_cameras=False)
+    episode, agent = EpisodeRunner(env, {"task": task}), GuardedAgent(expert_of(env), Guard(env.robot_spec))
+    agent.reset(episode.instruction)
+    for _ in episode.run(agent):
+        assert not agent.result.events
+    assert episode.info["success"]
+    env.close()

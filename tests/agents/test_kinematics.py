@@ -52,6 +52,15 @@ def test_forward_kinematics_is_that_of_two_links():
     np.testing.assert_allclose(degrees.positions(np.degrees(angles)), expected, atol=1e-12)
 
 
+def test_no_change_of_a_joint_moves_the_end_effector_farther_than_its_reach():
+    kinematics = ForwardKinematics(CHAIN, ("a", "b"), "rad")
+    assert kinematics.reach.tolist() == pytest.approx([0.9, 0.4])
+    rng = np.random.default_rng(1)
+    start, change = rng.uniform(-2, 2, (200, 2)), rng.uniform(-0.3, 0.3, (200, 2))
+    moved = np.linalg.norm(kinematics.positions(start + change) - kinematics.positions(start), axis=1)
+    assert (moved <= np.abs(change) @ kinematics.reach + 1e-12).all() and (moved > 0.9 * np.abs(change) @ kinematics.reach).any()
+
+
 @settings(max_examples=25, deadline=None)
 @given(requests=st.lists(st.lists(st.floats(-2, 2, width=32), min_size=2, max_size=2), min_size=3, max_size=12))
 def test_the_end_effector_of_a_chain_stays_in_its_workspace(requests):

@@ -18,7 +18,7 @@ from verbot.agents.guard_table import NONE, AxisTable, ChainBox, stopping
 from verbot.spec import BoolArray, Float64Array
 
 ROUNDING = float(np.finfo(np.float32).eps)  # relative: actions and states are float32
-_SHARES = np.array([0.75, 0.5, 0.25, 0.125])[:, None]  # of the request, tried before full braking
+_SHARES = np.array([1.0, 0.5, 0.125])[:, None]  # of the request, tried before full braking
 _BRAKING = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])[
     :, None, None
 ]  # shares of the path to rest at which an end effector is checked
@@ -58,6 +58,7 @@ class MotionLimiter:
         self._pull_rounding, self._kept_rounding = ROUNDING * self._pull, ROUNDING * self._kept
         self._wide = [place for component, place in table.groups if component.size > 1]
         self.target, self.velocity, self._change = np.zeros(size), np.zeros(size), np.zeros(size)
+        self._rooms = [-1.0] * len(chains)  # how far each end effector is from its edge, at least, in m
         self.is_anchored = False
 
     def rebase(self) -> None:
@@ -70,6 +71,7 @@ class MotionLimiter:
         first = np.where(self._is_rate, 0.0, np.minimum(np.maximum(request, table.low), table.high))
         self.target = np.where(table.measured, measured, first)
         self.velocity, self._change = np.zeros(len(first)), np.zeros(len(first))
+        self._rooms = [-1.0] * len(self._chains)
         self.is_anchored = True
 
     def move(self, request: Float64Array, measured: Float64Array) -> tuple[Float64Array | None, list[str] | None]:
@@ -137,7 +139,7 @@ class MotionLimiter:
 
     def _along(self, aim: Float64Array, given: Float64Array) -> None:
         """Slow the axes of a component down together where limits permit, so that it moves on the line that was requested."""
-        changed = (given != aim).tolist()
+        changed: list[bool] = (given != aim).tolist()
         for place in self._wide:
             if True not in changed[place]:
                 continue
@@ -167,26 +169,22 @@ class MotionLimiter:
         """The first rule, in their order, that the request broke on each axis."""
         table, codes = self._table, [""] * len(beyond)
         rounding = np.abs(self.target) * self._kept_rounding
-        direct = np.stack([beyond < -rounding, beyond > rounding, pulled != 0.0]).any(1).tolist()
-        any_broken = broken.any((0, 1)).tolist()
-        if True in direct:
-            low, high, led = (beyond < -rounding).tolist(), (beyond > rounding).tolist(), (pulled != 0.0).tolist()
-        else:
-            low = high = led = [False] * len(codes)
-        for i in range(len(codes)):
+        low, high, led = (mask.tolist() for mask in (beyond < -rounding, beyond > rounding, pulled != 0.0))
+        rows: list[list[list[bool]]] = broken.transpose(2, 0, 1).tolist()
+        for i, (speed, edges, hard, smooth) in enumerate(rows):
             if low[i] or high[i]:
                 codes[i] = (table.low_rules if low[i] else table.high_rules)[i]
             elif led[i]:
                 codes[i] = "lead"
-            elif any_broken[i]:
-                speed, edges, hard, _ = broken[:, :, i].tolist()
-                if True in speed:
-                    codes[i] = table.speed_rules[i]
-                elif True in edges:
-                    nearer = is_led is not None and bool(is_led[:, i][edges.index(True)])
-                    codes[i] = "lead" if nearer else (table.high_rules if edges[0] else table.low_rules)[i]
-                else:
-                    codes[i] = "acceleration" if True in hard else "jerk"
+            elif True in speed:
+                codes[i] = table.speed_rules[i]
+            elif True in edges:
+                nearer = is_led is not None and bool(is_led[edges.index(True), i])
+                codes[i] = "lead" if nearer else (table.high_rules if edges[0] else table.low_rules)[i]
+            elif True in hard:
+                codes[i] = "acceleration"
+            elif True in smooth:
+                codes[i] = "jerk"
         return codes
 
     def _in_workspace(self, velocity: Float64Array) -> Float64Array:
@@ -195,30 +193,40 @@ class MotionLimiter:
         The last is full braking, whose path was in the box when the step before was chosen.
         """
         out = velocity
-        for chain in self._chains:
-            asked = out[chain.place]
-            v, brake = self.velocity[chain.place], self._table.brake[chain.place]
-            braked = v - np.minimum(np.maximum(v, -brake), brake)
-            if self._is_inside(chain, asked[None], brake)[0]:
+        for i, chain in enumerate(self._chains):
+            asked, reach = out[chain.place], chain.kinematics.reach
+            brake = self._table.brake[chain.place]
+            moved = float(reach @ np.abs(asked)) * self._period
+            stops = float(reach @ stopping(asked, brake, self._period))
+            if moved + stops < self._rooms[i]:  # far from the edge: no transform is computed
+                self._rooms[i] -= moved + 1e-6
                 continue
+            v = self.velocity[chain.place]
+            braked = v - np.minimum(np.maximum(v, -brake), brake)
             tried = braked + _SHARES * (asked - braked)
-            inside = self._is_inside(chain, tried, brake)
-            out = out.copy()
-            out[chain.place] = tried[inside.index(True)] if True in inside else braked
+            inside, room = self._is_inside(chain, tried, brake)
+            self._rooms[i] = room - moved - 1e-6
+            if not inside[0]:
+                out = out.copy()
+                out[chain.place] = tried[inside.index(True)] if True in inside else braked
+                self._rooms[i] = -1.0
         return out
 
-    def _is_inside(self, chain: ChainBox, velocities: Float64Array, brake: Float64Array) -> list[bool]:
-        """For velocities (k, axes), whether the end effector stays in its box until rest, or comes no further out of it."""
+    def _is_inside(self, chain: ChainBox, velocities: Float64Array, brake: Float64Array) -> tuple[list[bool], float]:
+        """For velocities (k, axes), whether the end effector stays in its box until rest, or comes no further out of it.
+
+        Also how far from the edge it is now, in m.
+        """
         p, period, speed = self.target[chain.place], self._period, np.abs(velocities)
         steps = np.floor(speed / brake)
         taken = np.minimum(np.floor(_BRAKING * steps.max()), steps)  # (points, k, axes): each axis rests when it has braked
         braked = period * np.sign(velocities) * taken * (speed - 0.5 * brake * (taken + 1.0))
         path = (p + period * velocities + braked).reshape(-1, len(p))
         places = chain.kinematics.positions(np.concatenate([p[None], path]))
-        low, high = chain.low + _MARGIN_M, chain.high - _MARGIN_M
-        excess = np.maximum(np.maximum(low - places, places - high), 0.0).max(1)
+        beyond = np.maximum(chain.low + _MARGIN_M - places, places - chain.high + _MARGIN_M).max(1)
+        excess = np.maximum(beyond, 0.0)
         inside: list[bool] = (excess[1:].reshape(len(_BRAKING), -1) <= excess[0] + 1e-9).all(0).tolist()
-        return inside
+        return inside, -float(beyond[0])
 
 
 def _workspace_codes(before: Float64Array, after: Float64Array) -> list[str]:

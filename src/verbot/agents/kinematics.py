@@ -46,6 +46,16 @@ class ForwardKinematics:
                 self._sources[i] = axes.index(joint.name)
                 self._scales[i] = (ANGLE_UNITS if joint.kind == "revolute" else LENGTH_UNITS)[unit]
         self._basis = basis.reshape(count, 4, 16)
+        self.reach = self._reach(chain, axes)
+
+    def _reach(self, chain: KinematicChain, axes: tuple[str, ...]) -> Float64Array:
+        """How far the end effector moves at most for a change by 1 of each axis, in m; infinite where a slide carries on."""
+        reach, arm_m = np.zeros(len(axes)), 0.0
+        for i, joint in reversed(list(enumerate(chain.joints))):
+            if joint.kind != "fixed":
+                reach[axes.index(joint.name)] = self._scales[i] * (arm_m if joint.kind == "revolute" else 1.0)
+            arm_m += float(np.linalg.norm(joint.xyz)) if joint.kind != "prismatic" else np.inf
+        return reach
 
     def positions(self, values: Float64Array) -> Float64Array:
         """Positions (k, 3), in m in the base frame, for values (k, axes) of the component."""

@@ -81,12 +81,12 @@ class KinematicChain:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> KinematicChain:
         """The chain of a record of `dataclasses.asdict`."""
-        fields = [dict(joint) for joint in record["joints"]]
-        joints = tuple(
-            ChainJoint(**{key: tuple(value) if isinstance(value, list) else value for key, value in each.items()})
-            for each in fields
-        )
+        joints = tuple(ChainJoint(**_tuples(joint)) for joint in record["joints"])
         return KinematicChain(**{**record, "joints": joints})
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in dict(record).items()}
 
 
 def check_chains(

@@ -24,9 +24,10 @@ from verbot.robots.options import checked
 from verbot.robots.simulated import SimulatedRobot
 from verbot.robots.simulated_process import SimulatedProcess
 from verbot.spec import Observation
-from verbot.workflows.load_policy import open_policy
+from verbot.workflows.load_policy import fitting, open_policy
 
 AGENTS = ("chunk", "ensemble")
+SIMULATED, SUITE = ("simulated", "simulated-process"), "tabletop-starter"
 MAX_AGE_S = 1.0  # of an observation, for a robot whose spec does not say
 
 
@@ -123,7 +124,11 @@ def _success(info: Mapping[str, Any], instruction: str) -> bool | None:
 
 
 def _robot(config: RunConfig) -> Robot:
-    return make_robot(config.robot, **checked(f"robot {config.robot!r}", robots.get(config.robot), nested(config.options)))
+    """A simulated one has pictures of the size that the policy was trained on."""
+    options = nested(config.options)
+    if config.robot in SIMULATED and "options" not in options and isinstance(options.get("env", SUITE), str):
+        options["options"] = fitting(config.policy, options.get("env", SUITE))
+    return make_robot(config.robot, **checked(f"robot {config.robot!r}", robots.get(config.robot), options))
 
 
 @contextlib.contextmanager
