@@ -70,6 +70,7 @@ _CORE = (
     f"evaluate expert --suite navigation {TINY} --videos 1 --out rover-expert",
     "compare rover-expert --out rover-compared",
     "watch 'go along the red line' --policy expert --suite navigation --out rover-watch.mp4",
+    "serve --help",  # it would serve until a signal ends it
 )
 _SIM = (
     f"collect arm --tasks pick {TINY}",
@@ -98,6 +99,7 @@ PROMISES = {
             "config tiny": "torch",
             "evaluate starter --suite navigation --out refused-1": "torch",
             "explain starter": "torch",
+            "serve starter": "torch",
             "collect arm": "sim",
             "evaluate expert --out refused-2": "sim",
             "watch 'pick up the red cube' --policy expert": "sim",
