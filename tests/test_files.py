@@ -368,6 +368,7 @@ REASONS = {
     "data/storage/own_files.py": "fills the draft of a dataset, which takes its place when it is whole",
     "data/storage/cached_rows.py": "a cache, whose record says which rows are whole",
     "data/samples/clip_memory.py": "shared memory, which ends with the process",
+    "data/importers/export_hdf5.py": "fills the draft of a file through a driver of HDF5",
     "data/importers/rosbag_reader.py": "a temporary copy",
     "data/storage/journal.py": "renames whole entries to close a gap",
     "training/checkpoint.py": "a shard in the draft of a checkpoint, which takes its place when it is whole",

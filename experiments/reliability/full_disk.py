@@ -33,7 +33,7 @@ def commands(scratch: Path, out: Path) -> dict[str, list[str]]:
     data, copy, starter = str(scratch / "dataset"), str(out / "copy"), ["--workers", "1"]
     words = scratch / "words.json"
     words.write_text(json.dumps({"0": ["put it there"]}))
-    lean = ["--baselines", "no", "--episodes", "1", "--videos", "1", *starter]
+    lean = ["--no-baselines", "--episodes", "1", "--videos", "1", *starter]
     return {
         "collect": ["collect", str(out / "new"), "--episodes", "1", "--image-size", "32", *starter],
         "train": ["train", "tiny", "--data", data, "--steps", "3", "--out", str(out / "run")],

@@ -275,11 +275,11 @@ def by_hand(root: Path) -> Iterator[Case]:
 
 WRONG_SETTINGS = (
     "=", "=1", "a", "a=", ".=1", "a..b=1", "seed=text", "seed=1e400", "seed=[1]", "seed=-1", "seed=null", "steps=-1", "steps=0",
-    "samples=-5", "minutes=-1", "minutes=.inf", "batch_size=0", "batch_size=-8", "learning_rate=-1", "learning_rate=0",
+    "samples=-5", "minutes=-1", "minutes=.inf", "batch_size=0", "batch_size=-8", "learning_rate=-1", "learning_rate=.inf",
     "ema_decay=2", "ema_decay=1", "chunk=-1", "width=-1", "vision=nothing", "vision.depth=-1", "objectives=null", "network=null",
     "data=null", "budget=null", "stages=[]", "stages.9=1", "name=null", "\ud800=1", "a\x1b[31m=1", "loader_threads=-1",
-    "processes=0", "processes=1000", "device=cuda:99", "threads=-1", f"seed={HUGE}", "validation.share=1", "validation.batches=0",
-    "validation.every=0", "patience=0", "milestones=[2]", "weights=[-1]", "cache_limit_gb=-1", "rate_hz=.nan", "dagger.rounds=-1",
-    "keep=worst", "clip_norm=-1",
+    "processes=0", "processes=1000", "device=cuda:99", "threads=-1", f"seed={HUGE}", "validation.share=1",
+    "validation.batches=-1", "validation.every=0", "patience=0", "milestones=[2]", "weights=[-1]", "cache_limit_gb=-1",
+    "rate_hz=.nan", "dagger.rounds=-1", "keep=worst", "clip_norm=-1",
 )  # fmt: skip
 KEPT: list[Any] = []  # sockets that stay open

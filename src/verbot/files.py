@@ -117,12 +117,13 @@ def read_lines(path: Path) -> list[bytes]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The table in a JSON file of verbot's own, such as ``run.json``.
+    """The table in a JSON file, such as ``run.json``.
 
-    Raises `CorruptFileError` that names the file if it is missing, torn, nested too deeply, or holds anything else than a table.
+    Raises `CorruptFileError` that names the file if it is missing, torn, nested too deeply, has a key twice, or holds anything
+    else than a table.
     """
     try:
-        record = json.loads(regular_file(path).read_bytes())
+        record = json.loads(regular_file(path).read_bytes(), object_pairs_hook=_table)
     except OSError as error:
         raise CorruptFileError(path, f"cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
@@ -130,6 +131,14 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise CorruptFileError(path, f"is a JSON {type(record).__name__}; expected a table")
     return record
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r:.80} twice in one table")
+    return table
 
 
 def sha256(content: bytes) -> str:

@@ -145,8 +145,10 @@ def test_a_dataset_of_other_software_is_annotated_in_a_copy(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[]", "expected a map of episode numbers to lists of sentences"),
+        ("{", "is not JSON ("),
+        ('{"0": ["go"], "0": ["come"]}', "is not JSON (it has '0' twice in one table)"),
+        ("[]", "is a JSON list; expected a table"),
+        ("{}", "expected a map of episode numbers to lists of sentences"),
         ('{"one": ["go"]}', "expected a map of episode numbers"),
         ('{"0": "go"}', "episode 0 needs a list of at least one sentence; got 'go'"),
         ('{"0": []}', "episode 0 needs a list of at least one sentence"),

@@ -310,7 +310,7 @@ def stamped(record: EpisodeRecord, **stamp: int) -> EpisodeRecord:
 def _spec_and_tasks(config: CollectConfig) -> tuple[RobotSpec, Sequence[str]]:
     """The robot and the tasks of the demonstrations."""
     spec, tasks = None, config.tasks
-    for name in filter(None, (config.env, config.revisit_env)):
+    for name in (config.env, *(() if config.revisit_env is None else (config.revisit_env,))):
         with closing(make_env(name, **config.options)) as env:
             spec, tasks = spec or env.robot_spec, tasks or env.tasks
             if unknown := set(tasks) - set(env.tasks):

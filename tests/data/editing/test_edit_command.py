@@ -83,7 +83,8 @@ def test_merging_and_resampling(call, root, written):
         (["--split", "1", "a"], "--split has 'a'; expected an episode and frames, as in --split 5 30 60"),
         (["--rename-camera", "front"], "--rename-camera 'front': expected two names or values with = between them"),
         (["--instruction", "x=y"], "--instruction has 'x' in place of the number of an episode"),
-        (["--instructions", "none.json"], "none.json cannot be read as JSON"),
+        (["--instructions", "none.json"], "none.json: cannot be read (No such file or directory)"),
+        (["--instructions", "/dev/full"], "/dev/full: is a device; expected a plain file"),
         ([], "nothing is to change"),
     ],
 )
@@ -93,7 +94,10 @@ def test_a_wrong_option_is_one_line(call, root, words, message):
     assert len(open_dataset(root)) == 7
 
 
-@pytest.mark.parametrize("content", ["[1]", '{"0": 3}', '{"a sentence": 3}', '{"a sentence": []}', '{"a": "b", "1": ["c"]}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    ["[1]", '{"0": 3}', '{"a sentence": 3}', '{"a sentence": []}', '{"a": "b", "1": ["c"]}', '{"a": "b", "a": "c"}', "{"],
+)
 def test_a_file_of_instructions_that_is_none_is_one_line(call, root, tmp_path, content):
     (tmp_path / "words.json").write_text(content)
     code, _, err = call(root, "--instructions", tmp_path / "words.json")

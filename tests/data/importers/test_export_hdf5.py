@@ -1,6 +1,9 @@
 """The HDF5 export: robomimic's reader finds what it looks for, and importing it gives the same dataset again."""
 
+import gc
 import json
+import resource
+import sys
 
 import h5py
 import numpy as np
@@ -11,6 +14,7 @@ from verbot.data.importers import open_source
 from verbot.data.storage.reader import Episode
 from verbot.data.storage.segments import InstructionSegment
 from verbot.data.storage.writer import example_dataset
+from verbot.errors import UnwritableError
 from verbot.spec import Camera, Component, RobotSpec
 
 from .conftest import psnr_db
@@ -193,3 +197,19 @@ def test_depth_cameras_and_text_columns_are_exported_and_come_back(tmp_path):
         file["data/demo_0/columns/phase"] = np.zeros(4, np.complex64)
     (raw,) = (item.read() for item in open_source("hdf5", tmp_path / "file.hdf5", None, {}).items())
     assert {note.field: note.taken_as for note in raw.notes}["columns"] == "left out", "what cannot be taken is said"
+
+
+@pytest.mark.parametrize("size", [0, 1000, 4000])
+def test_a_full_disk_is_one_error_and_nothing_else_on_stderr(tmp_path, monkeypatch, size):
+    source = example_dataset(tmp_path / "source")
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(UnwritableError, match=r"out.hdf5 cannot be written \(File too large\)"):
+            export_hdf5(source, tmp_path / "out.hdf5", progress=False)
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert said == [] and [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -185,3 +185,24 @@ def test_metadata_that_are_no_metadata_are_named(root, content):
     with pytest.raises(DataError, match=r"info.json|holds no dataset|version"):
         open_dataset(root)
     assert check_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "make", "message"),
+    [
+        (DATA, "action", lambda n: pa.array([[("a", 1)]] * n, pa.map_(pa.string(), pa.int64())), "'action' holds map.*numbers"),
+        (
+            "meta/episodes/chunk-000/file-000.parquet",
+            "late",
+            lambda n: pa.array([1] * n, pa.timestamp("ns")),
+            "'late' .timestamp",
+        ),
+    ],
+)
+def test_columns_of_types_that_no_dataset_has_are_named(foreign, file, name, make, message):
+    table = pq.read_table(foreign / file)
+    if name in table.column_names:
+        table = table.drop_columns([name])
+    pq.write_table(table.append_column(name, make(len(table))), foreign / file)
+    with pytest.raises(DataError, match=message):
+        content(foreign)

@@ -15,6 +15,7 @@ from verbot.data.editing.conditions import Condition, check_known
 from verbot.data.storage.reader import Dataset
 from verbot.data.storage.sentences import check_sentences, load_sentences
 from verbot.errors import ConfigError, DataError
+from verbot.files import read_record
 from verbot.ranges import COUNT, RATE_HZ, check_ranges
 
 
@@ -186,11 +187,8 @@ def load_replacements(path: Path) -> tuple[dict[int, tuple[str, ...]], dict[str,
 
     Raises `DataError` for a file that is neither ``{"0": ["pick it up"]}`` nor ``{"recorded sentence": ["pick it up"]}``.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict) or not record or any(key.isdecimal() for key in record):
+    record = read_record(path)
+    if not record or any(key.isdecimal() for key in record):
         return load_sentences(path), {}
     texts = {old: [new] if isinstance(new, str) else new for old, new in record.items()}
     for old, new in texts.items():

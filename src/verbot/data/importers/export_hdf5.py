@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +59,6 @@ def export_hdf5(
 
     Raises `DataError` if `target` exists or `source` is empty, `UnwritableError` if the disk is full.
     """
-    import h5py
-
     dataset, path = open_dataset(source, features=features, depth=True), Path(target)
     if path.exists():
         raise DataError(f"{path} exists; choose another file")
@@ -71,13 +68,13 @@ def export_hdf5(
     frames = 0
     with (
         replacing(path) as draft,
-        _disk_errors(),
-        h5py.File(draft, "w") as file,
+        _new_file(draft) as (file, disk),
         Progress("export", count, "episodes", enabled=progress) as bar,
     ):
         data = file.create_group("data")
         for number in range(count):
             frames += _write(data.create_group(f"demo_{number}"), dataset[number])
+            disk.check()
             bar.update(number + 1)
         data.attrs["total"] = frames
         arguments = {"env_name": dataset.spec.name, "type": GYM, "env_kwargs": {"control_freq": dataset.spec.rate_hz}}
@@ -88,16 +85,73 @@ def export_hdf5(
     return ExportResult(str(path), count, frames)
 
 
+class _PatientFile:
+    """A new file for h5py's driver of Python files that keeps the first error of the disk instead of raising it.
+
+    HDF5 writes again as each of its objects is deleted, and after a write that failed it may crash the process. Here no write
+    fails for it: after the first error nothing more is written, and `check` raises that error.
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error."""
+        if self._error is not None:
+            raise OSError(self._error.errno, os.strerror(self._error.errno or 0))
+
+    def write(self, data: memoryview) -> int:
+        left = memoryview(data).cast("B")
+        while left and self._error is None:
+            with self._keeping_errors():
+                left = left[self._file.write(left) or 0 :]
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        with self._keeping_errors():
+            self._file.truncate(size)
+        return size or 0
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+    def close(self) -> None:
+        with self._keeping_errors():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or error
+
+
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    """The error of the disk in place of h5py's text about it."""
+def _new_file(path: Path) -> Iterator[tuple[Any, _PatientFile]]:
+    """An open HDF5 file and what it is written to. Raises the first error of the disk, in place of h5py's text about it."""
+    import h5py
+
+    disk = _PatientFile(path)
     try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        with h5py.File(disk, "w") as file:
+            yield file, disk
+    finally:
+        disk.close()
+        disk.check()
 
 
 def _parts(count: int) -> dict[str, list[int]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from verbot.data.storage.recent import Recent
+from verbot.errors import DataError
 
 BLOCK = 64  # rows converted together, because reads are mostly sequential
 HELD = 2**18  # rows of tables that stay in memory
@@ -70,7 +71,7 @@ class Rows(Sequence[dict[str, Any]]):
             place = bisect.bisect_right(self._starts, number) - 1
             table = self._tables.get(place, lambda: self._parts[place].read(self._wanted), len)
             offset = (number - self._starts[place]) // BLOCK * BLOCK
-            start, rows = self._starts[place] + offset, table.slice(offset, BLOCK).to_pylist()
+            start, rows = self._starts[place] + offset, _plain(table.slice(offset, BLOCK))
             self._block = start, rows  # one assignment, because several threads may read
         return rows[number - start]
 
@@ -83,3 +84,24 @@ class Rows(Sequence[dict[str, Any]]):
         if any(part.null_count or not pa.types.is_integer(part.type) for part in parts):
             raise ValueError(f"{name!r} holds values that are no integers")
         return np.concatenate([*(np.asarray(part.to_numpy(), np.int64) for part in parts), np.empty(0, np.int64)])[: len(self)]
+
+
+def _plain(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of `table`. Raises `DataError` for values that Python has no type for, such as times in nanoseconds."""
+    try:
+        return list(table.to_pylist())
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        wrong = ", ".join(
+            f"{name!r} ({table.schema.field(name).type})" for name in table.column_names if not _is_plain(table, name)
+        )
+        raise DataError(
+            f"a table of the dataset has columns that Python has no values for: {wrong:.400}; leave them out"
+        ) from error
+
+
+def _is_plain(table: pa.Table, name: str) -> bool:
+    try:
+        table.column(name).to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return False
+    return True

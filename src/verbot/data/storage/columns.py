@@ -26,7 +26,7 @@ def numbers_of(column: pa.ChunkedArray, path: Path, name: str) -> np.ndarray:
     array = _whole(column)
     rows = len(array)
     while pa.types.is_nested(array.type):
-        if not isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        if isinstance(array, pa.MapArray) or not isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
             raise CorruptFileError(path, f"column {name!r} holds {array.type}; expected numbers")
         if array.null_count:
             raise CorruptFileError(path, f"column {name!r} has no value in {array.null_count} rows")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from verbot.data.storage.segments import SEGMENTS
 from verbot.errors import DataError
+from verbot.files import read_record
 
 LONGEST = 300  # characters of a sentence
 NOTE = "recorded_as"  # key of the extras: the wordings before the first annotation
@@ -17,11 +17,8 @@ SEGMENTS_NOTE = "recorded_segments"  # and the instructions by frame, if there w
 
 def load_sentences(path: str | Path) -> dict[int, tuple[str, ...]]:
     """Sentences by episode from a JSON file such as ``{"0": ["pick up the cube"]}``. Raises `DataError` for anything else."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict) or not record or not all(key.isdecimal() for key in record):
+    record = read_record(Path(path))
+    if not record or not all(key.isdecimal() for key in record):
         raise DataError(f'{path}: expected a map of episode numbers to lists of sentences, such as {{"0": ["pick up the cube"]}}')
     return {int(key): check_sentences(int(key), texts) for key, texts in record.items()}
 
