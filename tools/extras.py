@@ -77,6 +77,7 @@ _CORE = (
     "robot teleoperate simulated --robot-set env=navigation --seconds 0.1",  # without a page it ends
     "robot record simulated --robot-set env=navigation --out rover --instruction go --episodes 2",  # as many are there
     "robot replay playback rover 0 --robot-set path=rover --steps 2",
+    "serve --help",  # it would serve until a signal ends it
 )
 _SIM = (
     f"collect arm --tasks pick {TINY}",
@@ -106,6 +107,7 @@ PROMISES = {
             "config tiny": "torch",
             "evaluate starter --suite navigation --out refused-1": "torch",
             "explain starter": "torch",
+            "serve starter": "torch",
             "collect arm": "sim",
             "evaluate expert --out refused-2": "sim",
             "watch 'pick up the red cube' --policy expert": "sim",

@@ -5,7 +5,8 @@ ask it, each again as soon as it has its answer, with one observation that never
 that they take little from the server. The arms are ``one`` (``--batch 1``), ``batched``, and ``batched, no wait`` (``--wait-ms
 0``), in turn and several times; then one robot alone. For comparison the policy predicts for one and for all robots in a process
 without a server. One JSON record holds requests a second and percentiles of the latency of each arm, `ratio` (batched over one),
-and `ratio_direct`, which the policy itself allows.
+and `ratio_direct`, which the policy itself allows. With ``--head flow_expert`` the policy is an untrained one with the parts of
+the starter policy and another head: the time of a prediction does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -84,6 +86,20 @@ def direct(policy: str, robots: int) -> dict[str, float]:
     return found
 
 
+def untrained(head: str, folder: str) -> str:
+    """The folder of a policy with the starter policy's parts and another head."""
+    import dataclasses
+
+    from verbot.models.registries import Part
+    from verbot.policy.policy import VLAPolicy, load_policy
+
+    like = load_policy("starter")
+    config = dataclasses.replace(like.config, head=Part(head))
+    made = VLAPolicy.create(config, like.spec, like.statistics, ["pick up the red cube"], like.preprocessing)
+    made.save(f"{folder}/policy")
+    return f"{folder}/policy"
+
+
 def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """The medians of an arm's repetitions."""
     middle = {name: round(float(np.median([part[name] for part in parts])), 2) for name in parts[0]}
@@ -95,6 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the record here too")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the arms")
     parser.add_argument("--policy", default="starter")
+    parser.add_argument("--head", help="the head of an untrained policy, e.g. flow; in place of --policy")
     parser.add_argument("--robots", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=8.0, help="of one measurement")
     parser.add_argument("--repeats", type=int, default=3)
@@ -104,6 +121,18 @@ def main() -> None:
     if options.role == "direct":
         print(json.dumps(direct(options.policy, options.robots)))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        name = options.policy if options.head is None else f"untrained {options.head}"
+        options.policy = options.policy if options.head is None else untrained(options.head, folder)
+        record = {**measure(options), "policy": name}
+    text = json.dumps(record)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The record of all arms."""
     rng, results = np.random.default_rng(options.seed), {name: list[dict[str, Any]]() for name in (*ARMS, "alone")}
     servers = {name: ServerProcess(options.policy, *extra, threads=options.threads) for name, extra in ARMS.items()}
     try:
@@ -125,16 +154,12 @@ def main() -> None:
     env = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
     arms = {name: summary(parts) for name, parts in results.items()}
-    record = {
+    return {
         "test": "batching", "policy": options.policy, "robots": options.robots, "threads": options.threads, "seed": options.seed,
         "repeats": options.repeats, "seconds": options.seconds, **arms, "direct": found, "ratio_direct": found["ratio"],
         "ratio": round(arms["batched"]["rate_hz"] / arms["one"]["rate_hz"], 2),
         "ratio_no_wait": round(arms["batched, no wait"]["rate_hz"] / arms["one"]["rate_hz"], 2),
     }  # fmt: skip
-    text = json.dumps(record)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

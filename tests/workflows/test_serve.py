@@ -1,21 +1,25 @@
 """The command that serves a policy, in this process; the policy is a small one."""
 
+import io
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 
 from verbot import cli
-from verbot.deploy import ServingOptions
+from verbot.deploy import PolicyServer, ServingOptions
 from verbot.errors import ConfigError, PolicyError
 from verbot.parallel.signals import StopRequest
 from verbot.remote import RemotePolicy
 from verbot.spec import ActionChunk, Camera, Component, RobotSpec
+from verbot.text import PrintableStream
 from verbot.workflows import serve
 from verbot.workflows.serve import ServerAddress, private_text, serve_policy, warm_up
 
@@ -141,3 +145,30 @@ def test_nobody_is_served_before_the_policy_is_warm(monkeypatch):
     monkeypatch.setattr(ServerAddress, "start", lambda *arguments: pytest.fail("it was served"))
     with pytest.raises(PolicyError, match="cannot predict for 1 observations: ZeroDivisionError"):
         serve_policy(policy, ServerAddress(), ServingOptions(), StopRequest())
+
+
+def test_what_happens_is_one_line_that_changes_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    shown, ended = Terminal(), threading.Event()
+    monkeypatch.setattr(sys, "stderr", PrintableStream(shown))
+    monkeypatch.setattr(serve, "TERMINAL_S", 0.01)
+    with PolicyServer(Still()) as server:
+        watcher = threading.Thread(target=serve._report, args=(server, ended))
+        watcher.start()
+        until = time.monotonic() + 10
+        while shown.getvalue().count("\r") < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        ended.set()
+        watcher.join(5)
+    assert "\r\x1b[K0 clients, 0.0 requests/s, p50 0.0 ms" in shown.getvalue() and "\n" not in shown.getvalue()
+    assert shown.getvalue().endswith("\r\x1b[K")
+
+
+def test_a_signal_while_the_policy_is_loaded_serves_nobody(monkeypatch):
+    monkeypatch.setattr(ServerAddress, "start", lambda *arguments: pytest.fail("it was served"))
+    request = StopRequest()
+    request.number = signal.SIGTERM
+    serve_policy(Still(), ServerAddress(), ServingOptions(), request)

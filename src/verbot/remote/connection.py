@@ -168,12 +168,15 @@ class Connection:
     async def finish(self) -> None:
         """Wait until what was sent has left, and the client has closed too, but not for long."""
         self.start_closing(1000, "")
+        count = 0
         try:
             async with asyncio.timeout(self._limits.close_s):
                 while data := await self._reader.read(READ_BYTES):
-                    self._feed(data)
-                    self._protocol.events_received()
-                    self._flush_some()  # says goodbye after the client did, which waits for it
+                    count += len(data)
+                    if count <= MORE_BYTES:  # more is no goodbye, and nothing is kept of it
+                        self._feed(data)
+                        self._protocol.events_received()
+                        self._flush_some()  # says goodbye after the client did, which waits for it
         except (OSError, TimeoutError):
             pass
         finally:

