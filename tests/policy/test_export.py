@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -47,27 +48,32 @@ SPEC = RobotSpec("tiny", 10.0, (Camera("front", 16, 16),), (component("ee", "pos
                  (component("move", "position_delta", 3), component("gripper", "gripper", 1, 0.0)))  # fmt: skip
 
 
-def make(**parts):
+FEELING = dataclasses.replace(SPEC, cameras=())  # its graphs are written in a third of the time
+
+
+def make(spec=SPEC, **parts):
     config = NetworkConfig(width=16, chunk=4, fusion=Part("mlp", {"hidden": 32}), **parts)
     rng = np.random.default_rng(0)
     numbers = Statistics.of({"state": rng.normal(size=(50, 3)), "action": np.c_[rng.uniform(-1, 1, (50, 3)), np.arange(50) % 2]})
-    return VLAPolicy.create(config, SPEC, numbers, TEXTS)
+    return VLAPolicy.create(config, spec, numbers, TEXTS)
 
 
-def seen(seed, text=TEXTS[0], **others):
+def seen(seed, text=TEXTS[0], seeing=True, **others):
     rng = np.random.default_rng(seed)
     return Observation(
         {"front": rng.integers(0, 256, (16, 16, 3), np.uint8)}, rng.normal(size=3).astype(np.float32), text, **others
     )
 
 
-MANY = [seen(0), seen(1, "push the green ball onto an unknown zebra"), seen(2, ""), seen(3, TEXTS[1])]
+SAID = [TEXTS[0], "push the green ball onto an unknown zebra", "", TEXTS[1]]
+MANY = [seen(number, text) for number, text in enumerate(SAID)]
+FELT = [seen(number, text, False) for number, text in enumerate(SAID)]
 
 
 @pytest.fixture(scope="module")
 def exported():
     """A policy and its files."""
-    policy = make()
+    policy = make(FEELING)
     return policy, export(policy, ExportConfig("onnx"))
 
 
@@ -77,21 +83,21 @@ def folder(exported, tmp_path):
     return tmp_path / "policy"
 
 
-def check_same(policy, other):
-    for rows in (MANY, MANY[:1]):
+def check_same(policy, other, many=MANY):
+    for rows in (many, many[:1]):
         for one, two in zip(policy.predict(rows), other.predict(rows), strict=True):
             assert np.abs(one.values - two.values).max() < 1e-5
             assert one.extras.keys() == two.extras.keys()
-            assert np.abs(one.extras["keypoints"] - two.extras["keypoints"]).max() < 1e-5
+            assert all(np.abs(values - two.extras[name]).max() < 1e-5 for name, values in one.extras.items())
 
 
 def test_a_graph_acts_as_the_network_whatever_the_batch(exported, folder):
     found = verbot.load_policy(folder)
     assert isinstance(found, RuntimePolicy) and set(found.graphs) == {"act"}
     assert isinstance(found, verbot.Policy) and len(found.identity) == 64
-    check_same(exported[0], found)
+    check_same(exported[0], found, FELT)
     with pytest.raises(ConfigError, match="most likely"):
-        found.predict([seen(0, sample_seed=1)])
+        found.predict([seen(0, seeing=False, sample_seed=1)])
 
 
 HEADS = [("flow", {"steps": 3}), ("flow_expert", {}), ("diffusion", {}), ("diffusion", {"predict": "noise", "steps": 3})]
@@ -125,7 +131,7 @@ def test_an_exported_policy_acts_where_torch_is_not_installed(exported, folder):
     code = (
         "import sys, numpy as np, verbot\n"
         f"policy = verbot.load_policy({str(folder)!r})\n"
-        "seen = verbot.Observation({'front': np.zeros((16, 16, 3), np.uint8)}, np.zeros(3, np.float32), 'pick up the red cube')\n"
+        "seen = verbot.Observation({}, np.zeros(3, np.float32), 'pick up the red cube')\n"
         "print(policy.predict([seen])[0].values.tolist(), 'torch' in sys.modules)"
     )
     env = {**os.environ, "VERBOT_TEST_MISSING": "torch,onnx,onnxscript,openvino,tokenizers,mujoco",
@@ -133,7 +139,7 @@ def test_an_exported_policy_acts_where_torch_is_not_installed(exported, folder):
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     values, _, loaded = done.stdout.strip().rpartition(" ")
-    blank = Observation({"front": np.zeros((16, 16, 3), np.uint8)}, np.zeros(3, np.float32), TEXTS[0])
+    blank = Observation({}, np.zeros(3, np.float32), TEXTS[0])
     assert loaded == "False" and np.allclose(json.loads(values), exported[0].predict([blank])[0].values, atol=1e-5)
 
 
@@ -161,7 +167,6 @@ def reopened(files, **runtime):
         ({"schedule": [[0.0], [0.0, 1.0]]}, "equally many"),
         ({"kind": "abacus"}, "abacus"),
         ({"text": {"kind": "smoke", "most": 5}}, "smoke"),
-        ({"kind": "openvino"}, r"act\."),
     ],
 )
 def test_a_wrong_record_is_one_line(exported, wrong, said):
@@ -313,7 +318,7 @@ def test_a_prediction_that_is_not_finite_does_not_leave(exported):
     act = policy.graphs["act"]
     policy.graphs["act"] = lambda feed: {name: value * np.nan for name, value in act(feed).items()}
     with pytest.raises(PolicyError, match="not finite"):
-        policy.predict(MANY[:1])
+        policy.predict(FELT[:1])
 
 
 def test_a_copy_is_the_same_policy(folder, tmp_path):
