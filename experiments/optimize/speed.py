@@ -1,7 +1,7 @@
 """Speed of policies in every form: p50 and p99 on one core, size, and success beside the original's.
 
-It exports the starter policy, and a policy with the head ``flow`` if one is given, to each kind below. Each is timed in turns with the
-original in one process, and both act in the same scenes (McNemar's exact test). It prints one JSON record.
+It exports the starter policy, and others that are given (such as one with the head ``flow``), to each form. Each is timed in turns
+with the original in one process, and both act in the same scenes (McNemar's exact test). It prints one JSON record.
 
 Example:
     python experiments/optimize/speed.py --scenes 200 --out outputs/speed.json
@@ -23,8 +23,8 @@ from verbot.policy.export.prune import Pruning
 from verbot.workflows.optimize import Evidence, optimize
 
 FORMS = (
-    "onnx:fp32", "onnx:bf16", "onnx:int8-dynamic", "onnx:int8-static", "onnx:int8-weights", "onnx:fp32:l1:0.2", "onnx:fp32:l1-channels:0.1",
-    "openvino:fp32", "openvino:bf16", "openvino:int8-static", "torch-export:fp32", "aoti:fp32",
+    "onnx:fp32", "onnx:bf16", "onnx:int8-dynamic", "onnx:int8-static", "onnx:int8-weights", "onnx:fp32:l1:0.2",
+    "onnx:fp32:l1-channels:0.1", "openvino:fp32", "openvino:bf16", "openvino:int8-static", "torch-export:fp32", "aoti:fp32",
 )  # fmt: skip
 
 

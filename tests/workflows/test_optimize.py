@@ -163,16 +163,16 @@ def test_what_was_found_is_shown_and_kept(stubbed, capsys):
     assert record["size_mb"]["optimized"]["all"] == pytest.approx(1, abs=0.01) and (out / "act.onnx").is_file()
 
 
-def test_wrong_wishes_are_one_line(stubbed, capsys):
+def test_wrong_requests_are_one_line(stubbed, capsys):
     policy, out, _ = stubbed
-    for wish, said in [
+    for given, said in [
         (("--to", "abacus"), "abacus"),
         (("--prune", "l3:0.2"), "pruning is"),
         (("--to", "aoti", "--precision", "int8-static"), "has no precision"),
         (("--observations", 0), "--observations"),
         (("--cluster", "ray"), "--cluster"),
     ]:
-        assert run(policy, "--out", out, *wish) == 2
+        assert run(policy, "--out", out, *given) == 2
         assert said in capsys.readouterr().err
     assert run(policy, "--out", policy) == 2 and "is the policy itself" in capsys.readouterr().err
     assert run("expert", "--out", out) == 2 and "expert" in capsys.readouterr().err
