@@ -1,7 +1,7 @@
 """Speed of policies in every form: p50 and p99 on one core, size, and success beside the original's.
 
-It exports the starter policy, and others that are given (such as one with the head ``flow``), to each form. Each is timed in turns
-with the original in one process, and both act in the same scenes (McNemar's exact test). It prints one JSON record.
+It exports the starter policy, and others that are given (such as one with the head ``flow``), to each form. Each is timed in
+turns with the original in one process, and both act in the same scenes (McNemar's exact test). It prints one JSON record.
 
 Example:
     python experiments/optimize/speed.py --scenes 200 --out outputs/speed.json
