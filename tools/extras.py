@@ -59,6 +59,7 @@ class Promise:
 FILES = {"words.json": '{"0": ["drive to the shape"]}\n'}
 _CORE = (
     "--help",
+    "optimize --help",
     "list",
     f"collect rover --suite navigation {TINY}",
     "teleop rover --suite navigation --episodes 2",  # as many are there: it checks the env and ends
@@ -108,6 +109,7 @@ PROMISES = {
             "evaluate starter --suite navigation --out refused-1": "torch",
             "explain starter": "torch",
             "serve starter": "torch",
+            "optimize starter": "torch",
             "collect arm": "sim",
             "evaluate expert --out refused-2": "sim",
             "watch 'pick up the red cube' --policy expert": "sim",
@@ -115,13 +117,13 @@ PROMISES = {
             "run starter --instruction 'pick up the red cube' --out refused-3": "sim",
         },
     ),
-    "sim": Promise(_CORE[2:3] + _SIM, {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),
+    "sim": Promise(_CORE[3:4] + _SIM, {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),
     "torch,sim": Promise(
         _SIM[:1] + _TORCH, {"train starter-ppo": "rl", "evaluate starter --out refused-1": "minilm", "train pi0": "minilm"}
     ),
     "torch,sim,minilm,hf,rl,rlds,hdf5,mcap,tb": Promise(
         (
-            *_CORE[2:3],
+            *_CORE[3:4],
             *_TORCH[:2],
             "data export rover rover.hdf5",
             "doctor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib
 import re
 import sys
 import types
@@ -63,14 +64,15 @@ def former_names(module: str, **names: str) -> Callable[[str], Any]:
     """The ``__getattr__`` of `module` that reads its former names for one version, with a `VerbotDeprecationWarning`.
 
     Args:
-        names: former name to the name of today, both in `module`.
+        names: former name to the name of today, in `module` or with the path of another.
     """
 
     def read(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warn_renamed("the name", f"{module}.{name}", f"{module}.{names[name]}")
-        return getattr(sys.modules[module], names[name])
+        path, _, today = names[name].rpartition(".")
+        warn_renamed("the name", f"{module}.{name}", f"{path or module}.{today}")
+        return getattr(importlib.import_module(path or module), today)
 
     return read
 

@@ -19,7 +19,8 @@ from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError
 from verbot.models.lora import Adapted, LoraConfig, adapt, count, merged
 from verbot.models.network import Part
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 from verbot.training.distributed.optimizer import Optimizer
 

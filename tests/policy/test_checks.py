@@ -14,7 +14,8 @@ from verbot.contracts import IdentifiedPolicy, RememberingPolicy
 from verbot.errors import PolicyError, SpecError
 from verbot.models.registries import Part
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import STARTER
 from verbot.statistics import Statistics
 

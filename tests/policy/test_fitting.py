@@ -16,7 +16,8 @@ from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
 from verbot.policy.attribution import Attributed
 from verbot.policy.fitting import ImageFitter
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.remote import RemotePolicy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.statistics import Statistics

@@ -21,7 +21,8 @@ from verbot.files import sha256
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Camera, Component, RobotSpec
 from verbot.statistics import Statistics
 

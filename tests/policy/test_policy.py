@@ -14,7 +14,8 @@ from verbot.data.samples.labels import MaskedArray
 from verbot.errors import CorruptFileError, DataError, PolicyError, SpecError
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part, memories
-from verbot.policy.policy import Preprocessing, VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import Preprocessing, VLAPolicy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.statistics import Statistics
 
@@ -257,7 +258,7 @@ def test_a_fresh_process_predicts_the_same_bits(config, tmp_path, monkeypatch):
     script = """
 import sys, numpy, torch
 torch.set_num_threads(1)
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.spec import Observation
 with numpy.load(sys.argv[2]) as f:
     seen = Observation({"front": f["front"], "wrist": f["wrist"]}, f["state"], sys.argv[3])

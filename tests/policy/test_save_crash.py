@@ -10,7 +10,8 @@ import torch
 
 from verbot.models.network import NetworkConfig, Part
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Component, RobotSpec
 from verbot.statistics import Statistics
 

@@ -10,7 +10,7 @@ import yaml
 from verbot.configuration import dump_yaml, replace, to_plain
 from verbot.data import open_dataset
 from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.recipes import recipes
 from verbot.recipes.config import Imitation, Recipe, Reinforcement, change, process_count, resolve
 from verbot.workflows.train_evaluate import train

@@ -21,7 +21,7 @@ from verbot.models.encoders.vision.vit import ViT
 from verbot.models.heads.flow_expert import FlowExpert
 from verbot.models.network import VLANetwork
 from verbot.models.tokens import HeadInput, Sizes, TokenGroup
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.recipes.config import resolve
 from verbot.recipes.overrides import override
 from verbot.rollout.collect import collect

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import verbot
 from verbot.data import open_dataset
 from verbot.errors import ConfigError
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.recipes.config import resolve
 from verbot.rollout.collect import collect
 from verbot.spec import Observation

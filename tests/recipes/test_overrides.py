@@ -14,7 +14,7 @@ from verbot.configuration import build, field_types, renamed
 from verbot.envs import make_env
 from verbot.errors import ConfigError, UnknownNameError, VerbotDeprecationWarning, VerbotError
 from verbot.models.network import NetworkConfig, Part, VLANetwork
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.recipes.config import ACTING, change, resolve
 from verbot.recipes.overrides import override
 from verbot.recipes.variants import Variant, comparison_lists, parse_variant, read_variants, resolve_variant

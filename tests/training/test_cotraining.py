@@ -12,7 +12,7 @@ from toys import COLORS, PLAIN, SMALL, changed, toy_config
 
 from verbot.data import DatasetWriter, EpisodeRecord
 from verbot.errors import ConfigError
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.spec import Camera, Component, Observation, RobotSpec
 from verbot.training import CotrainingEmbodiment, DaggerConfig, checkpoint, read_log, train_policy
 from verbot.training.imitation.cotraining import embodiment_config, tie_weights

@@ -20,7 +20,7 @@ from verbot.errors import ConfigError, PolicyError, UnknownNameError
 from verbot.models.lora import LoraConfig
 from verbot.models.network import Part
 from verbot.policy.identity import policy_identity
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.spec import Camera, Observation
 from verbot.training import Selection, TrainConfig, train_policy
 from verbot.training.imitation.data import TrainingData

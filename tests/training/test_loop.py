@@ -19,7 +19,7 @@ from verbot.configuration import load_yaml
 from verbot.errors import ConfigError, CorruptFileError, TrainingError
 from verbot.models.network import VLANetwork
 from verbot.parallel.signals import Stopped
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.spec import Observation
 from verbot.training import TrainConfig, checkpoint, read_log, train_policy
 from verbot.training.imitation import loop, session

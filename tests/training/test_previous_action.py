@@ -15,7 +15,8 @@ from verbot.data import WindowConfig, Windows, open_dataset
 from verbot.errors import ConfigError, SpecError
 from verbot.models.network import Part
 from verbot.policy.memory import keep_chunk, last_actions
-from verbot.policy.policy import VLAPolicy, load_policy
+from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.spec import Observation
 from verbot.training import train_policy
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from verbot.data.samples.labels import MaskedArray
     from verbot.data.samples.windows import WindowBatch
 else:
-    __getattr__ = former_names(__name__, Policy="VLAPolicy")
+    __getattr__ = former_names(__name__, Policy="VLAPolicy", load_policy="verbot.policy.opening.load_policy")
 
 
 class VLAPolicy:

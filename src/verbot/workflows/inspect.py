@@ -15,6 +15,7 @@ from verbot.envs import envs
 from verbot.errors import ConfigError, UnknownNameError, install_command
 from verbot.models import registries as parts
 from verbot.models.reward_models import reward_models
+from verbot.policy.runtimes import runtimes
 from verbot.recipes import comparison_lists, recipes
 from verbot.registry import Registry
 from verbot.robots import robots
@@ -65,6 +66,7 @@ def _registries() -> list[Registry[Any]]:
         labels,
         lint_checks,
         robots,
+        runtimes,
     ]
 
 

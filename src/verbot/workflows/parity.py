@@ -60,9 +60,9 @@ class ParityLimit:
 LIMITS = {
     "fp32": ParityLimit(1e-4, 1e-4, 1e-4),
     "bf16": ParityLimit(0.005, 0.05),
-    "int8-dynamic": ParityLimit(0.02, 0.2),
-    "int8-static": ParityLimit(0.02, 0.2),
-    "int8-weights": ParityLimit(0.02, 0.2),
+    "int8-dynamic": ParityLimit(0.01, 0.1),
+    "int8-static": ParityLimit(0.01, 0.1),
+    "int8-weights": ParityLimit(0.01, 0.1),
 }
 PRUNED = ParityLimit(0.03, 0.3)
 

@@ -71,10 +71,10 @@ def peak_mb(policy: str) -> float:
     seen = Observation(images, np.zeros(found.spec.state_size, np.float32), "put the red cube in the blue box")
     for _ in range(3):
         found.predict([seen])
-    return _highest_mb()
+    return highest_mb()
 
 
-def _highest_mb() -> float:
+def highest_mb() -> float:
     """Of this process alone: on Linux, ``ru_maxrss`` begins with that of the process which started it."""
     status = Path("/proc/self/status")
     if not status.is_file():
