@@ -41,8 +41,9 @@ class Tab:
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
             message: dict[str, Any] = json.loads(self._socket.recv(timeout=60))
-            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.problems.append(json.dumps(message["params"])[:300])
+            entry = message.get("params", {}).get("entry", {})
+            if message.get("method") == "Runtime.exceptionThrown" or entry.get("source") == "security":
+                self.problems.append(json.dumps(message["params"])[:600])
             if message.get("id") == self._number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
