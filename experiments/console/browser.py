@@ -294,12 +294,14 @@ def chosen(check: Check, browser: Chromium, server: Server) -> None:
     check.until("about.axes.lighting === 3", "chosen: randomized")
     check.until("state.phase === 'ready'")
     check.picture("14-randomized")
+    check.tab.run("at('task').value = 'open_drawer'; at('open').click()")
+    check.until("about.task === 'open_drawer' && about.examples.some((text) => text.includes('open'))", "chosen: a task")
     check.tab.run("at('policy').value = 'nowhere'; at('open').click()")
     check.until("at('error').textContent.includes('nowhere')", "chosen: a wrong policy is refused")
     check.results["chosen: what it says"] = check.tab.value("at('error').textContent")
     check.tab.run("at('policy').value = about.policy; at('suite').value = 'tabletop-starter'; at('scene').value = 0")
     check.tab.run("at('suite').dispatchEvent(new Event('change')); at('open').click()")
-    check.until("at('place').textContent.includes('tabletop-starter · scene 0')", "chosen: back again")
+    check.until("at('place').textContent.includes('tabletop-starter · scene 0') && about.task === ''", "chosen: back again")
 
 
 def reported(check: Check, browser: Chromium, server: Server) -> None:
