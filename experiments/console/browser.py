@@ -28,6 +28,12 @@ from chromium import Chromium, Tab
 
 TOKEN = "experiment-in-a-browser"
 SENTENCE, OTHER = "pick up the yellow cube", "pick up the blue cylinder"  # of scene 0 of tabletop-starter
+# A report that tries to reach its surroundings.
+REPORT = """<!doctype html><title>a report</title><h1>a report</h1><script>
+  const tried = [window.origin];
+  try { tried.push(localStorage.length); } catch (error) { tried.push('no storage'); }
+  fetch('/').then(() => document.title = 'reached', () => document.title = 'sandboxed ' + tried.join(', '));
+</script>"""
 PHONE, DESKTOP = (360, 740), (1280, 900)
 
 
@@ -96,9 +102,12 @@ class Server:
 
     def __init__(self, arguments: Arguments, folder: Path, port: int):
         (folder / "token").write_text(TOKEN)
+        (folder / "outputs" / "run").mkdir(parents=True)
+        (folder / "outputs" / "run" / "report.html").write_text(REPORT)
         self._command = [
-            arguments.python, "-m", "verbot", "console", "--policy", arguments.policy, "--port", str(port), "--seed",
-            str(arguments.seed), "--token-file", str(folder / "token"), "--speech" if arguments.speech else "--no-speech",
+            arguments.python, "-m", "verbot", "console", "--policy", arguments.policy, "--port", str(port),
+            "--seed", str(arguments.seed), "--outputs", str(folder / "outputs"), "--token-file", str(folder / "token"),
+            "--speech" if arguments.speech else "--no-speech",
         ]  # fmt: skip
         self.url = f"http://127.0.0.1:{port}/{TOKEN}/"
         self.start()
@@ -124,8 +133,10 @@ def main(arguments: Arguments) -> int:
         try:
             with Chromium(arguments.browser, folder / "profile", spoken) as browser:
                 check = Check(browser.open(server.url), arguments)
-                for part in (typed, stopped, frozen, disturbed, unclear, spoke, watched, killed, looks):
+                for part in (typed, stopped, frozen, disturbed, unclear, spoke, chosen, reported, watched, killed, looks):
                     part(check, browser, server)
+                check.results["no fault of a script"] = not check.tab.problems
+                print(*check.tab.problems, sep="\n", file=sys.stderr, end="")
         finally:
             server.kill()
     record = {"passed": all(value for value in check.results.values() if isinstance(value, bool)), **check.results}
@@ -257,10 +268,11 @@ def spoke(check: Check, browser: Chromium, server: Server) -> None:
     """Speech from a file that the browser takes for its microphone."""
     if not check.arguments.speech:
         return
-    check.tab.run("document.activeElement.blur(); at('text').value = ''; talk(true)")
+    check.tab.run("document.activeElement.blur(); at('text').value = ''")
+    check.tab.mouse("at('talk')", down=True)
     check.until("talking && started && audio !== null", "speech: listens")
     time.sleep(3.5)
-    check.tab.run("talk(false)")
+    check.tab.mouse("at('talk')", down=False)
     check.until("at('heard').textContent.includes('Heard')", "speech: heard")
     check.results["speech: text"] = check.tab.value("at('text').value")
     check.results["speech: message"] = check.tab.value("at('heard').textContent")
@@ -270,6 +282,37 @@ def spoke(check: Check, browser: Chromium, server: Server) -> None:
     check.tab.press("Enter")
     check.until("state.phase === 'moving'", "speech: obeyed")
     check.settled()
+
+
+def chosen(check: Check, browser: Chromium, server: Server) -> None:
+    """Another suite, a scene and a randomization; and a choice that does not exist."""
+    check.tab.run("at('suite').value = 'tabletop-full'; at('suite').dispatchEvent(new Event('change')); at('scene').value = 3")
+    check.tab.run("document.querySelector('#choose details').open = true; at('open').click()")
+    check.until("at('place').textContent.includes('tabletop-full · scene 3')", "chosen: another suite")
+    check.until("document.querySelector('[data-axis=lighting]') !== null", "chosen: randomization is offered")
+    check.tab.run("document.querySelector('[data-axis=lighting]').value = '3'; at('open').click()")
+    check.until("about.axes.lighting === 3", "chosen: randomized")
+    check.until("state.phase === 'ready'")
+    check.picture("14-randomized")
+    check.tab.run("at('task').value = 'open_drawer'; at('open').click()")
+    check.until("about.task === 'open_drawer' && about.examples.some((text) => text.includes('open'))", "chosen: a task")
+    check.tab.run("at('policy').value = 'nowhere'; at('open').click()")
+    check.until("at('error').textContent.includes('nowhere')", "chosen: a wrong policy is refused")
+    check.results["chosen: what it says"] = check.tab.value("at('error').textContent")
+    check.tab.run("at('policy').value = about.policy; at('suite').value = 'tabletop-starter'; at('scene').value = 0")
+    check.tab.run("at('suite').dispatchEvent(new Event('change')); at('open').click()")
+    check.until("at('place').textContent.includes('tabletop-starter · scene 0') && about.task === ''", "chosen: back again")
+
+
+def reported(check: Check, browser: Chromium, server: Server) -> None:
+    """A report opens, and reaches nothing."""
+    check.until("at('outputs').querySelector('a') !== null", "reports: listed")
+    page = Check(browser.open(check.tab.value("at('outputs').querySelector('a').href")), check.arguments, check.results)
+    page.until("document.title.startsWith('sandboxed')", "reports: opens in a sandbox")
+    check.results["reports: what it reached"] = page.tab.value("document.title")
+    page.tab.close()
+    check.tab.activate()
+    check.until("drives")
 
 
 def watched(check: Check, browser: Chromium, server: Server) -> None:

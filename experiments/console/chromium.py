@@ -41,8 +41,9 @@ class Tab:
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
             message: dict[str, Any] = json.loads(self._socket.recv(timeout=60))
-            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.problems.append(json.dumps(message["params"])[:300])
+            entry = message.get("params", {}).get("entry", {})
+            if message.get("method") == "Runtime.exceptionThrown" or entry.get("source") == "security":
+                self.problems.append(json.dumps(message["params"])[:600])
             if message.get("id") == self._number:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
@@ -72,6 +73,12 @@ class Tab:
             f"(() => {{ const b = ({element}).getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})()"
         )
         self.drag((box[0], box[1]), (box[0], box[1]))
+
+    def mouse(self, element: str, down: bool) -> None:
+        """Press the left button in the middle of an element, or let it go."""
+        x, y = self.value(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])(({element}).getBoundingClientRect())")
+        kind = "mousePressed" if down else "mouseReleased"
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(down), clickCount=1)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """From one point of the window to another with the left button."""

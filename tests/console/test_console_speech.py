@@ -92,6 +92,16 @@ def test_limits_of_speech():
         listener.hear(piece, reply)
 
 
+def test_who_begins_to_talk_is_not_heard_with_what_came_before():
+    lengths, reply = [], Answers()
+    listener = Listener(lambda samples, sentences: (lengths.append(len(samples)), ("", ""))[1], tuple)
+    listener.hear(bytes(2 * RATE_HZ), reply)
+    listener.start()
+    listener.hear(bytes(2 * 8000), reply)
+    listener.hear(None, reply)
+    assert reply.came.wait(5) and lengths == [8000]
+
+
 def test_a_recognizer_that_fails_says_so_and_hears_again():
     def recognize(samples, sentences):
         raise ConfigError("no model")

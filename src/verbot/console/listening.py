@@ -28,6 +28,11 @@ class Listener:
         self._lock, self._pieces, self._bytes = threading.Lock(), list[bytes](), 0
         self._busy = False
 
+    def start(self) -> None:
+        """A person begins to talk: what came before is dropped."""
+        with self._lock:
+            self._pieces, self._bytes = [], 0
+
     def hear(self, piece: bytes | None, reply: Callable[[Mapping[str, Any]], None]) -> None:
         """Take a piece of 16-bit samples, or None at the end of an utterance; `reply` gets what was heard.
 

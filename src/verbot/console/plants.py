@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from verbot.console.pointing import Projection
-from verbot.contracts import Disturbable, Env, Grammar, Pictured, Robot, Understanding
+from verbot.contracts import Disturbable, Env, Grammar, Pictured, Robot, TaskEnv, Understanding
 from verbot.envs.parsing import matches, present, unrelated_goal
 from verbot.errors import SimulationError
 from verbot.rollout.episode import EpisodeRunner
@@ -75,7 +75,7 @@ class Plant(Protocol):
         ...
 
     def scene(self) -> Mapping[str, Any]:
-        """What there is: names of ``objects`` and ``examples`` of instructions."""
+        """What there is: names of ``objects`` and ``tasks``, and ``examples`` of instructions."""
         ...
 
     def move(self, camera: str, start: tuple[float, float], end: tuple[float, float]) -> str:
@@ -141,11 +141,12 @@ class SimulatedPlant:
         return {name: drawn.picture(name, pixels) if drawn is not None else image for name, image in images.items()}
 
     def scene(self) -> dict[str, Any]:
+        tasks = list(self.env.tasks) if isinstance(self.env, TaskEnv) else []
         if not isinstance(self.env, Grammar):
-            return {"objects": [], "examples": [self.episode.instruction] if self.episode.instruction else []}
+            return {"objects": [], "tasks": tasks, "examples": [self.episode.instruction] if self.episode.instruction else []}
         goals = [self.env.describe(goal) for goal in self.episode.info["feasible"]]
         chosen = [goals[round(i)] for i in np.linspace(0, len(goals) - 1, min(EXAMPLES, len(goals)))]
-        return {"objects": sorted(self.env.object_names()), "examples": list(dict.fromkeys(chosen))}
+        return {"objects": sorted(self.env.object_names()), "tasks": tasks, "examples": list(dict.fromkeys(chosen))}
 
     def sentences(self) -> list[str]:
         """The instructions that mean one of this scene's goals."""
@@ -221,7 +222,7 @@ class RobotPlant:
         return {name: image for name, image in self._latest.images.items() if image.ndim == 3}
 
     def scene(self) -> dict[str, Any]:
-        return {"objects": [], "examples": []}
+        return {"objects": [], "tasks": [], "examples": []}
 
     def move(self, camera: str, start: tuple[float, float], end: tuple[float, float]) -> str:
         raise SimulationError("objects can be moved in simulation only")

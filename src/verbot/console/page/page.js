@@ -188,5 +188,4 @@ document.addEventListener("keydown", (event) => {
 }, true);
 document.addEventListener("keyup", (event) => { if (event.code === "KeyM") talk(false); });
 window.addEventListener("blur", () => talk(false));
-connect();
-requestAnimationFrame(animate);
+window.addEventListener("load", () => { connect(); requestAnimationFrame(animate); });  // with the other scripts there

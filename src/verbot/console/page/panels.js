@@ -115,14 +115,22 @@ function fillAxes(chosen) {
   }
 }
 
+function fillTasks(chosen) {
+  const tasks = at("suite").value === about.suite ? about.tasks : [];
+  at("task").textContent = "";
+  at("task").append(new Option("any", ""), ...tasks.map((name) => new Option(name.replaceAll("_", " "), name)));
+  at("task").value = chosen;
+}
+
 function showAbout() {
   at("place").textContent = hello.is_real ? hello.robot : `${about.policy} · ${about.suite} · scene ${about.scene}`;
-  const opened = JSON.stringify([about.policy, about.suite, about.scene]);
+  const opened = JSON.stringify([about.policy, about.suite, about.scene, about.task]);
   if (at("choose").dataset.shown !== opened) {  // what a person is about to choose stays while other news come
     at("choose").dataset.shown = opened;
     at("policy").value = about.policy;
     at("suite").value = about.suite;
     at("scene").value = about.scene;
+    fillTasks(about.task);
   }
   const set = JSON.stringify([about.suite, about.axes]);
   if (at("axes").dataset.shown !== set) { at("axes").dataset.shown = set; fillAxes(about.axes); }
@@ -141,10 +149,10 @@ function choose(scene) {
   const axes = {};
   for (const select of at("axes").querySelectorAll("select")) if (select.value !== "0") axes[select.dataset.axis] = Number(select.value);
   at("error").textContent = "";
-  send({type: "choose", policy: at("policy").value.trim(), suite: at("suite").value, scene, task: "", axes});
+  send({type: "choose", policy: at("policy").value.trim(), suite: at("suite").value, scene, task: at("task").value, axes});
 }
 
-at("suite").addEventListener("change", () => { at("axes").dataset.shown = ""; fillAxes({}); });
+at("suite").addEventListener("change", () => { at("axes").dataset.shown = ""; fillAxes({}); fillTasks(""); });
 at("choose").addEventListener("submit", (event) => { event.preventDefault(); choose(Number(at("scene").value)); });
 at("next").addEventListener("click", () => choose(about.scene + 1));
 
