@@ -57,11 +57,12 @@ class Promise:
 
 
 FILES = {"words.json": '{"0": ["drive to the shape"]}\n'}
+_ROVER = f"collect rover --suite navigation {TINY}"
 _CORE = (
     "--help",
     "optimize --help",
     "list",
-    f"collect rover --suite navigation {TINY}",
+    _ROVER,
     "teleop rover --suite navigation --episodes 2",  # as many are there: it checks the env and ends
     "console --policy expert --suite navigation --check",
     "data check rover",
@@ -117,13 +118,13 @@ PROMISES = {
             "run starter --instruction 'pick up the red cube' --out refused-3": "sim",
         },
     ),
-    "sim": Promise(_CORE[3:4] + _SIM, {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),
+    "sim": Promise((_ROVER, *_SIM), {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),
     "torch,sim": Promise(
         _SIM[:1] + _TORCH, {"train starter-ppo": "rl", "evaluate starter --out refused-1": "minilm", "train pi0": "minilm"}
     ),
     "torch,sim,minilm,hf,rl,rlds,hdf5,mcap,tb": Promise(
         (
-            *_CORE[3:4],
+            _ROVER,
             *_TORCH[:2],
             "data export rover rover.hdf5",
             "doctor",
