@@ -30,7 +30,7 @@ from verbot.evaluation.protocol.intervals import mcnemar, proportion
 from verbot.files import write_atomic
 from verbot.parallel.progress import Progress
 from verbot.policy.batch_invariance import batch_invariant
-from verbot.policy.policy import load_policy
+from verbot.policy.opening import load_policy
 from verbot.rollout.delay import Delay
 from verbot.rollout.results import Job
 from verbot.rollout.vector import EnvFactories, VectorRunner

@@ -11,7 +11,7 @@ from verbot.cli.terminal import refuse
 
 
 @dataclass(frozen=True)
-class ServingOptions:
+class SecurityOptions:
     """How the page is served.
 
     Args:
@@ -58,7 +58,7 @@ class OfferOptions:
 
 
 OFFER = OfferOptions()
-SERVING, STAGE = ServingOptions(), StageOptions()
+SERVING, STAGE = SecurityOptions(), StageOptions()
 
 
 def console_command(
@@ -69,7 +69,7 @@ def console_command(
     offer: OfferOptions = OFFER,
     check: bool = False,
     page: PageOptions = PAGE,
-    serving: ServingOptions = SERVING,
+    serving: SecurityOptions = SERVING,
 ) -> int:
     """Open a page in which you type or say an instruction and see a robot obey it. Ctrl-C ends it.
 

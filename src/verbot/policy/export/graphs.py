@@ -90,7 +90,7 @@ class Perception(nn.Module):
         return {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
 
 
-class Acting(Perception):
+class ActingGraph(Perception):
     """One graph: from an observation to actions (b, k, a), normalized, and the predictions of the objectives."""
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -221,7 +221,7 @@ def sources(network: VLANetwork, example: Batch) -> tuple[list[GraphSource], dic
         extras = perception.extras(features)
         texts = ("text", "text_mask")
         if made is None:
-            return [GraphSource("act", Acting(network), INPUTS, ("actions", *extras), inputs, texts, most)], extras, ()
+            return [GraphSource("act", ActingGraph(network), INPUTS, ("actions", *extras), inputs, texts, most)], extras, ()
         condition = made.condition(features.fused)
         names = tuple(f"condition_{number}" for number in range(len(condition)))
         x = torch.zeros(len(example.state), *made.head.shape)
