@@ -381,7 +381,7 @@ def test_the_workspace_of_a_commanded_position_is_kept():
 
 
 @pytest.mark.parametrize(("suite", "task"), [("tabletop-starter", "put"), ("tabletop-other-robot", "pick"), ("navigation", "go")])
-def test_experts_of_our_worlds_are_never_changed(suite, task):
+def test_experts_are_never_changed(suite, task):
     env = make_env(suite, render_cameras=False)
     episode, agent = EpisodeRunner(env, {"task": task}), GuardedAgent(expert_of(env), Guard(env.robot_spec))
     agent.reset(episode.instruction)
