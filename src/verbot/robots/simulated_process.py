@@ -23,6 +23,7 @@ from verbot.spec import FloatArray, Observation, RobotSpec
 
 MODULE = "verbot.robots.simulated_world"
 START_S = 120.0  # for a process to import a simulator and to set up an episode
+PHASE_S = 0.02  # `connect` returns so long after a frame: a loop that begins then never reads at the edge of two frames
 FAULTS = ProcessFaults()
 
 
@@ -79,6 +80,7 @@ class SimulatedProcess:
         self._setup = WorldSetup(env, dict(request or {}), seed, dict(options or {}), rate_hz, faults)
         self._connections = 0
         self._spec: RobotSpec | None = None
+        self._portions = 1
         self._open: ExitStack | None = None
         self._worker: Worker | None = None
         self._lock, self._connected = threading.Condition(), False
@@ -129,10 +131,12 @@ class SimulatedProcess:
         with self._lock:
             self._lock.wait_for(lambda: self._frame is not None or self._fault, START_S)
         try:
-            self._newest()
+            first = self._newest()
         except RobotError:
             self.close()
             raise
+        phase_s = min(PHASE_S, 0.25 * self._portions / self.spec.rate_hz)
+        time.sleep(max(0.0, first.measured_s + phase_s - time.monotonic()))
 
     def observe(self) -> Observation:
         """The newest observation. Raises `RobotError` if the robot is not connected, or its process has ended."""
@@ -188,7 +192,7 @@ class SimulatedProcess:
             worker.send(dataclasses.replace(self._setup, request=request))
             if not worker.connection.poll(START_S):
                 raise RobotError(f"the process of the simulated robot {self._setup.env!r} did not start within {START_S:g} s")
-            self._spec = worker.receive()
+            self._spec, self._portions = worker.receive()
         except WorkerError as error:
             opened.close()
             raise RobotError(f"the simulated robot cannot be set up: {error}") from error

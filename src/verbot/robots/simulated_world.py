@@ -272,11 +272,11 @@ class FrameSender:
 
 
 def work(channel: Channel) -> None:
-    """The process: answer a `WorldSetup` with the robot's spec, and once a message more comes run the world."""
+    """The process: answer a `WorldSetup` with the robot's spec and its commands in a period, and once a message more comes run the world."""
     setup: WorldSetup = channel.receive()
     with closing(make_env(setup.env, **setup.options)) as env:
         spec, portions = portioned(env.robot_spec, setup.rate_hz)
-        channel.send(spec)
+        channel.send((spec, portions))
         channel.receive()
         episode, commands = EpisodeRunner(env, setup.request, setup.seed), CommandQueue(2 * portions)
         threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True).start()
