@@ -176,6 +176,21 @@ def test_a_faster_robot_commands_in_smaller_portions():
             portioned(SPEC, rate_hz)
 
 
+def test_the_time_limit_of_an_env_does_not_end_a_robot():
+    env, shown = make_env("navigation", max_seconds=0.2), []
+    commands = CommandQueue(8)
+    world = ClockedWorld(EpisodeRunner(env, {"task": "go"}), commands)
+    for _ in range(3):
+        commands.put(action(2.0))
+        world.step()
+    heading = env.world.heading_rad
+    commands.put(action(2.0))
+    world.step()
+    commands.put(None)
+    world.run(shown.append)
+    assert env.world.heading_rad != heading and not shown[0].over
+
+
 def test_discrete_choices_are_executed_once_each():
     env = make_env("navigation")
     commands, shown = CommandQueue(2), []

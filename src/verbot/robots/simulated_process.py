@@ -23,6 +23,7 @@ from verbot.spec import FloatArray, Observation, RobotSpec
 
 MODULE = "verbot.robots.simulated_world"
 START_S = 120.0  # for a process to import a simulator and to set up an episode
+PHASE_S = 0.02  # `connect` returns so long after a frame: a loop that begins then never reads at the edge of two frames
 FAULTS = ProcessFaults()
 
 
@@ -36,8 +37,8 @@ class SimulatedProcess:
     dropped, the oldest first. `observe` returns the newest frame, with its age, and waits for nothing; `act` returns at once.
 
     A policy that commands as often as the world steps therefore meets the same dynamics as in `SimulatedRobot`, plus the real
-    clock. After the end of the episode time passes, and nothing moves any more. `close` ends the process; `connect` after it sets
-    up the next episode.
+    clock. After a success nothing moves any more; the env's time limit does not count. `close` ends the process; `connect` after it
+    sets up the next episode.
 
     ``rate_hz`` above the env's own rate makes the *commands* more frequent, not the world: with 200 Hz and a world of 10 Hz, 20
     commands fill one period. Their deltas, whose ranges in `spec` are 20 times smaller, are added up; of targets the newest
@@ -79,6 +80,7 @@ class SimulatedProcess:
         self._setup = WorldSetup(env, dict(request or {}), seed, dict(options or {}), rate_hz, faults)
         self._connections = 0
         self._spec: RobotSpec | None = None
+        self._portions = 1
         self._open: ExitStack | None = None
         self._worker: Worker | None = None
         self._lock, self._connected = threading.Condition(), False
@@ -129,10 +131,12 @@ class SimulatedProcess:
         with self._lock:
             self._lock.wait_for(lambda: self._frame is not None or self._fault, START_S)
         try:
-            self._newest()
+            first = self._newest()
         except RobotError:
             self.close()
             raise
+        phase_s = min(PHASE_S, 0.25 * self._portions / self.spec.rate_hz)
+        time.sleep(max(0.0, first.measured_s + phase_s - time.monotonic()))
 
     def observe(self) -> Observation:
         """The newest observation. Raises `RobotError` if the robot is not connected, or its process has ended."""
@@ -188,7 +192,7 @@ class SimulatedProcess:
             worker.send(dataclasses.replace(self._setup, request=request))
             if not worker.connection.poll(START_S):
                 raise RobotError(f"the process of the simulated robot {self._setup.env!r} did not start within {START_S:g} s")
-            self._spec = worker.receive()
+            self._spec, self._portions = worker.receive()
         except WorkerError as error:
             opened.close()
             raise RobotError(f"the simulated robot cannot be set up: {error}") from error

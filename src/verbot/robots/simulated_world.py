@@ -131,7 +131,7 @@ class ClockedWorld:
         self._episode, self._commands, self._portions, self._clock = episode, commands, portions, clock
         self._spec = episode.env.robot_spec
         self._hold, self._last = _hold_of(self._spec), cast("FloatArray | None", None)
-        self._commanded_s, self._margin_s = clock(), MARGIN_S
+        self._commanded_s, self._margin_s, self._over = clock(), MARGIN_S, False
         self._counts = dict.fromkeys(("periods", "late", "empty", "executed"), 0)
 
     def run(self, show: Callable[[WorldFrame], None]) -> None:
@@ -168,9 +168,10 @@ class ClockedWorld:
             action: FloatArray | None = self._last
         else:
             action = self._kept(state, now_s - self._commanded_s <= WATCHDOG_S)
-        if action is None or self._episode.over:
+        if action is None or self._over:
             return
-        fault = self._episode.step(action).fault
+        transition = self._episode.step(action)
+        self._over, fault = transition.terminated, transition.fault  # a robot has no time limit
         if fault:
             raise RobotError(f"the simulator of robot {self._spec.name!r} faulted: {fault}")
 
@@ -191,7 +192,7 @@ class ClockedWorld:
         episode = self._episode
         info = {name: episode.info[name] for name in SHOWN if name in episode.info}
         counts = {**self._counts, "dropped": self._commands.dropped}
-        return WorldFrame(dataclasses.replace(episode.observation, time_s=time_s), measured_s, episode.over, info, counts)
+        return WorldFrame(dataclasses.replace(episode.observation, time_s=time_s), measured_s, self._over, info, counts)
 
 
 def portioned(spec: RobotSpec, rate_hz: float | None) -> tuple[RobotSpec, int]:
@@ -272,11 +273,11 @@ class FrameSender:
 
 
 def work(channel: Channel) -> None:
-    """The process: answer a `WorldSetup` with the robot's spec, and once a message more comes run the world."""
+    """The process: answer a `WorldSetup` with the robot's spec and its commands in a period; run the world on the next message."""
     setup: WorldSetup = channel.receive()
     with closing(make_env(setup.env, **setup.options)) as env:
         spec, portions = portioned(env.robot_spec, setup.rate_hz)
-        channel.send(spec)
+        channel.send((spec, portions))
         channel.receive()
         episode, commands = EpisodeRunner(env, setup.request, setup.seed), CommandQueue(2 * portions)
         threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True).start()
