@@ -143,6 +143,7 @@ function showAbout() {
     button.addEventListener("click", () => { at("text").value = text; preview(); at("text").focus(); });
     at("examples").append(button);
   }
+  preview();  // another scene may have no such goal
 }
 
 function choose(scene) {

@@ -33,7 +33,7 @@ from verbot.envs.tabletop.tasks import tasks as task_registry
 from verbot.errors import ConfigError, SimulationError, SpecError, UnknownNameError
 from verbot.ranges import DURATION_S
 from verbot.registry import with_records
-from verbot.spec import FloatArray, UInt8Array
+from verbot.spec import Camera, FloatArray, UInt8Array
 
 STILL = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)  # the gripper stays open
 _GOAL_NOISES = (0.0, 0.15, 0.15)  # of the expert that makes a goal image: it tries again, a little otherwise
@@ -111,7 +111,7 @@ class TabletopEnv(gymnasium.Env):
         spec = self.robot_spec
         self.observation_space = spaces.Dict(
             {
-                "images": spaces.Dict({c.name: image_space(c) for c in spec.cameras}),
+                "images": spaces.Dict({c.name: _image_space(c) for c in spec.cameras}),
                 "state": spaces.Box(-2.0, 2.0, (spec.state_size,), np.float32),
                 "instruction": spaces.Text(400, min_length=0, charset=string.printable),
             }
@@ -293,7 +293,7 @@ class TabletopEnv(gymnasium.Env):
 
     def _look(self) -> dict[str, Any]:
         if not self._render_cameras:
-            return {c.name: np.zeros_like(image_space(c).low) for c in self.robot_spec.cameras}
+            return {c.name: np.zeros_like(_image_space(c).low) for c in self.robot_spec.cameras}
         images = self._renderer.render(self._physics.data, self._views, self._size, self._size)
         strength = self._axes_now["sensor_noise"]
         images = randomization.blur_images(images, strength, self._noise) if strength else images
@@ -347,6 +347,12 @@ class TabletopEnv(gymnasium.Env):
         if self._episode is None:
             raise SimulationError("there is no episode: call reset first")
         return self._episode
+
+
+def _image_space(camera: Camera) -> spaces.Box:
+    if camera.kind == "depth":
+        return spaces.Box(0.0, np.inf, (camera.height, camera.width), np.float32)
+    return spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
 
 
 def make(**options: Any) -> TabletopEnv:

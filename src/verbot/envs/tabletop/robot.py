@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from gymnasium import spaces
 
 from verbot.envs.tabletop.simulation import robot_mount
 from verbot.envs.tabletop.simulation.physics import (
@@ -76,10 +75,3 @@ def intrinsics(fovy_deg: float, image_size: int) -> tuple[float, ...]:
     """The pinhole matrix (9,), row-major, of a square image; the origin is the upper left corner of the first pixel."""
     focal, center = image_size / 2 / np.tan(np.radians(fovy_deg) / 2), image_size / 2
     return (float(focal), 0.0, center, 0.0, float(focal), center, 0.0, 0.0, 1.0)
-
-
-def image_space(camera: Camera) -> spaces.Box:
-    """Of the images of `camera`."""
-    if camera.kind == "depth":
-        return spaces.Box(0.0, np.inf, (camera.height, camera.width), np.float32)
-    return spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
