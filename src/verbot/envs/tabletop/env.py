@@ -23,7 +23,7 @@ from verbot.envs.tabletop import episodes
 from verbot.envs.tabletop.expert.scripted_expert import TabletopExpert
 from verbot.envs.tabletop.language import instruction_parser
 from verbot.envs.tabletop.language.referring_expressions import Related
-from verbot.envs.tabletop.robot import DEPTH, RATE_HZ, image_space, intrinsics, robot_spec
+from verbot.envs.tabletop.robot import DEPTH, RATE_HZ, intrinsics, robot_spec
 from verbot.envs.tabletop.simulation import randomization, robot_mount, segmentation
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.segmentation import TabletopSegmentation

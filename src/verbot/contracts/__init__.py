@@ -1,0 +1,76 @@
+"""What the parts of verbot promise each other: protocols of two or three methods, numpy only."""
+
+from __future__ import annotations
+
+from verbot.contracts.agents import Agent, ChunkedAgent, Expert, InterruptibleAgent, WaitingAgent
+from verbot.contracts.envs import (
+    POINTS,
+    Compositional,
+    Demonstrator,
+    Described,
+    Disturbable,
+    Env,
+    EpisodeRequest,
+    Goal,
+    Grammar,
+    Leveled,
+    Narrator,
+    Pictured,
+    Segmentation,
+    Segmented,
+    Shaped,
+    TaskEnv,
+    Understanding,
+    expert_of,
+    observation_from_env,
+)
+from verbot.contracts.episodes import EpisodeSource, EpisodeView
+from verbot.contracts.policies import (
+    ContinuingPolicy,
+    IdentifiedPolicy,
+    Policy,
+    RememberingPolicy,
+    SavablePolicy,
+    continuation_of,
+)
+from verbot.contracts.robots import AgingRobot, Calibrated, InstructedRobot, LeaderArm, Robot
+
+__all__ = [
+    "Agent",
+    "AgingRobot",
+    "Calibrated",
+    "ChunkedAgent",
+    "Compositional",
+    "ContinuingPolicy",
+    "Demonstrator",
+    "Described",
+    "Disturbable",
+    "Env",
+    "EpisodeRequest",
+    "EpisodeSource",
+    "EpisodeView",
+    "Expert",
+    "Goal",
+    "Grammar",
+    "IdentifiedPolicy",
+    "InstructedRobot",
+    "InterruptibleAgent",
+    "LeaderArm",
+    "Leveled",
+    "Narrator",
+    "POINTS",
+    "Pictured",
+    "Policy",
+    "RememberingPolicy",
+    "Robot",
+    "SavablePolicy",
+    "Segmentation",
+    "Segmented",
+    "Shaped",
+    "TaskEnv",
+    "Understanding",
+    "WaitingAgent",
+    "continuation_of",
+    "expert_of",
+    "observation_from_env",
+]
