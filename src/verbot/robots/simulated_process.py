@@ -37,8 +37,8 @@ class SimulatedProcess:
     dropped, the oldest first. `observe` returns the newest frame, with its age, and waits for nothing; `act` returns at once.
 
     A policy that commands as often as the world steps therefore meets the same dynamics as in `SimulatedRobot`, plus the real
-    clock. After a success nothing moves any more; the env's time limit does not count. `close` ends the process; `connect` after
-    it sets up the next episode.
+    clock. After a success nothing moves any more; the env's time limit does not count. `close` ends the process; a further
+    `connect` sets up the next episode.
 
     ``rate_hz`` above the env's own rate makes the *commands* more frequent, not the world: with 200 Hz and a world of 10 Hz, 20
     commands fill one period. Their deltas, whose ranges in `spec` are 20 times smaller, are added up; of targets the newest

@@ -273,7 +273,7 @@ class FrameSender:
 
 
 def work(channel: Channel) -> None:
-    """The process: answer a `WorldSetup` with the robot's spec and its commands in a period, then run the world."""
+    """The process: answer a `WorldSetup` with the robot's spec and its commands in a period; the next message starts it."""
     setup: WorldSetup = channel.receive()
     with closing(make_env(setup.env, **setup.options)) as env:
         spec, portions = portioned(env.robot_spec, setup.rate_hz)
