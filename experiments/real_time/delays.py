@@ -31,6 +31,7 @@ from verbot.files import write_atomic
 from verbot.parallel.progress import Progress
 from verbot.policy.batch_invariance import batch_invariant
 from verbot.policy.opening import load_policy
+from verbot.policy.policy import VLAPolicy
 from verbot.rollout.delay import Delay
 from verbot.rollout.results import Job
 from verbot.rollout.vector import EnvFactories, VectorRunner
@@ -149,7 +150,10 @@ def main() -> None:
     with Progress("delays", len(list(cells(arguments))) * arguments.scenes, "episodes") as bar:
         done = 0
         for kind, path in arguments.policies().items():
-            policy = batch_invariant(load_policy(path))
+            loaded = load_policy(path)
+            if not isinstance(loaded, VLAPolicy):
+                raise SystemExit(f"{path} is an exported policy; give the one that it was made of")
+            policy = batch_invariant(loaded)
             for cell in cells(arguments, kind, policy.config.chunk):
                 if cell.key not in found:
                     found[cell.key] = measure(cell, policy, str(path), arguments, bar, done)

@@ -91,9 +91,11 @@ def untrained(head: str, folder: str) -> str:
     import dataclasses
 
     from verbot.models.registries import Part
-    from verbot.policy.policy import VLAPolicy, load_policy
+    from verbot.policy.opening import load_policy
+    from verbot.policy.policy import VLAPolicy
 
     like = load_policy("starter")
+    assert isinstance(like, VLAPolicy)
     config = dataclasses.replace(like.config, head=Part(head))
     made = VLAPolicy.create(config, like.spec, like.statistics, ["pick up the red cube"], like.preprocessing)
     made.save(f"{folder}/policy")

@@ -12,7 +12,6 @@ from verbot.contracts import Policy
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
 TIMED = 200  # latest predictions, of which the percentiles are
-POINTS = ("target", "receptacle", "reference")  # the maps in ``extras["heatmaps"]``, in this order
 
 
 class ObservedPolicy:

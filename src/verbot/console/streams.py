@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from verbot.console.observing import POINTS
+from verbot.contracts import POINTS
 from verbot.spec import FloatArray, UInt8Array
 
 QUALITY = 85
