@@ -178,6 +178,21 @@ def test_a_stale_observation_moves_nothing_and_the_guard_is_reported(tmp_path):
     assert events[0]["rule"] == "step" and events[0]["requested"] == pytest.approx(0.9)
 
 
+def test_an_instruction_from_the_robot_goes_to_the_agent_and_the_guard_keeps_the_motion(tmp_path):
+    class Talking(Rail):
+        def next_instruction(self):
+            return "come back" if self.count == 4 else None
+
+    policy, robot = Policy(0.9), Talking(Times())
+    control = loop(robot, policy)
+    instructed = []
+    policy.predict = lambda observations, ask=policy.predict: instructed.append(observations[0].instruction) or ask(observations)
+    control.run(LoopConfig("go", 0.6, tmp_path))
+    assert instructed == ["go"] * 3 + ["come back"] * 3
+    assert [round(x, 3) for _, x in robot.commands] == [0.2, 0.4, 0.6, 0.8, 0.9, 0.9]
+    assert [line["instruction"] for line in lines(tmp_path) if line["kind"] == "instruction"] == ["come back"]
+
+
 def test_a_latch_holds_to_the_end(tmp_path):
     policy, robot = Policy(0.9), Rail(Times())
     summary = loop(robot, policy, config=GuardConfig(patience=2, hold_s=0.1, latch_after=1)).run(LoopConfig("go", seconds=1.0))

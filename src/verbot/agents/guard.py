@@ -244,6 +244,10 @@ class GuardedAgent:
         self._agent.reset(instruction)
         self.guard.reset()
 
+    def instruct(self, instruction: str) -> None:
+        """Another instruction while the robot moves: unlike `reset`, the guard goes on from the motion that it knows."""
+        self._agent.reset(instruction)
+
     def decide(self, observation: Observation) -> GuardResult:
         """As `act`, with what the guard changed; an action of None means that the robot is to be stopped."""
         started_s = self._clock()

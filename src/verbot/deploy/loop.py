@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from verbot.agents import GuardedAgent, HoldAgent
 from verbot.agents.guard_events import GuardResult
-from verbot.contracts import AgingRobot, Robot
+from verbot.contracts import AgingRobot, InstructedRobot, Robot
 from verbot.deploy.loop_report import LoopReport, LoopStep, LoopSummary
 from verbot.parallel.signals import StopRequest, deferred
 from verbot.spec import Observation
@@ -45,7 +45,7 @@ class LoopConfig:
     """One run.
 
     Args:
-        instruction: given to the agent.
+        instruction: given to the agent. A robot that passes on instructions (`InstructedRobot`) replaces it while it runs.
         seconds: its length; None runs until a signal, or until `finished`.
         out: folder for ``run.jsonl``; None writes none.
         about: what the log's first line says beside the instruction.
@@ -138,6 +138,9 @@ class ControlLoop:
             woke_s = clock()
             if config.seconds is not None and woke_s - begun_s >= config.seconds - 0.5 * self._period_s:
                 return "time"
+            if isinstance(self._robot, InstructedRobot) and (text := self._robot.next_instruction()):
+                self._agent.instruct(text)
+                report.instructed(text, woke_s - begun_s)
             due_s = begun_s + number * self._period_s
             step = self._step(number, woke_s, due_s, before_s)
             report.add(step, clock() - begun_s)

@@ -182,6 +182,10 @@ class LoopReport:
         if time_s >= self._next_s:
             self._interval_line(time_s)
 
+    def instructed(self, instruction: str, time_s: float) -> None:
+        """Another instruction came in the run."""
+        self._write({"kind": "instruction", "time_s": round(time_s, 4), "instruction": instruction[:1000]})
+
     def note(self) -> str:
         """One short line for people, of now."""
         summary, held = self.summary, self._before[0] or self._before[1]
