@@ -35,6 +35,7 @@ class StageOptions:
         axes: randomization axes, each followed by its strength, 1 to 3.
         seed: another seed is another set of scenes.
         robot: drives this robot in real time, in place of a suite; see `verbot list robots`.
+        unguarded: accept a robot without motion limits; its actions are still checked for numbers, size and range.
     """
 
     suite: str = "tabletop-starter"
@@ -42,6 +43,7 @@ class StageOptions:
     axes: dict[str, int] | None = None
     seed: int = 0
     robot: str | None = None
+    unguarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,10 @@ def console_command(
 
     if stage.robot is not None:
         refuse("a robot has no scenes", scene=stage.scene, axes=stage.axes, seed=stage.seed)
+    if stage.robot is None:
+        refuse("it concerns a robot: give --robot too", unguarded=stage.unguarded)
     setup = ConsoleSetup(policy, stage.suite if stage.robot is None else "", stage.scene, axes=stage.axes or {})
-    options = ConsoleOptions(stage.robot or "", execute, stage.seed, offer.outputs, offer.speech)
+    options = ConsoleOptions(stage.robot or "", stage.unguarded, execute, stage.seed, offer.outputs, offer.speech)
     config = ConsoleConfig(page.host, page.port, read_token(serving.token_file), seconds)
     until = threading.Event()
     if check:

@@ -193,30 +193,30 @@ class RobotPlant:
     is_real = True
 
     def __init__(self, robot: Robot):
-        self._robot = robot
+        self.robot = robot
         robot.connect()
         self._latest = robot.observe()
 
     @property
     def spec(self) -> RobotSpec:
-        return self._robot.spec
+        return self.robot.spec
 
     def preview(self, text: str) -> Preview:
         return Preview(text, problem="nothing judges on a robot whether it was done")
 
     def begin(self, preview: Preview | None) -> None:
-        self._robot.stop()
+        self.robot.stop()
 
     def observe(self) -> Observation:
-        self._latest = self._robot.observe()
+        self._latest = self.robot.observe()
         return self._latest
 
     def act(self, action: FloatArray) -> PlantOutcome | None:
-        self._robot.act(action)
+        self.robot.act(action)
         return None
 
     def hold(self) -> None:
-        self._robot.stop()
+        self.robot.stop()
 
     def pictures(self, pixels: int) -> dict[str, UInt8Array]:
         return {name: image for name, image in self._latest.images.items() if image.ndim == 3}
@@ -228,4 +228,4 @@ class RobotPlant:
         raise SimulationError("objects can be moved in simulation only")
 
     def close(self) -> None:
-        self._robot.close()
+        self.robot.close()

@@ -1,4 +1,4 @@
-"""Content that takes time to make, made in threads: whoever asks has to ask again until it is there."""
+"""Content that takes time to make, made in threads: a browser asks again until it is there."""
 
 from __future__ import annotations
 

@@ -6,18 +6,20 @@ import contextlib
 import dataclasses
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from verbot.agents import ChunkAgent, HoldAgent
+from verbot.agents import ChunkAgent, Guard, GuardConfig, GuardedAgent, HoldAgent
 from verbot.console import ConsoleChoices, ConsoleConfig, ConsoleSetup, run_console
 from verbot.console.choices import Acting
 from verbot.console.listening import Recognize
 from verbot.console.observing import ObservedPolicy
 from verbot.console.plants import Plant, RobotPlant, SimulatedPlant
-from verbot.contracts import Policy, expert_of
+from verbot.contracts import Agent, Policy, expert_of
 from verbot.deploy.access import context_of
+from verbot.deploy.loop import oldest_s
+from verbot.deploy.matching import check_matching
 from verbot.envs import envs, make_env
 from verbot.errors import ConfigError, VerbotError
 from verbot.evaluation.protocol.conditions import AXES
@@ -29,6 +31,7 @@ from verbot.speech import open_recognizer
 from verbot.workflows.console_outputs import Outputs, policies_below
 from verbot.workflows.load_policy import fitting, open_policy
 from verbot.workflows.robustness import DROPOUT
+from verbot.workflows.run import MAX_AGE_S
 from verbot.workflows.watch import find_scene
 
 EPISODE_S = 3600.0  # an episode in the console; an instruction has a time limit of its own
@@ -42,6 +45,7 @@ class ConsoleOptions:
 
     Args:
         robot: drives this robot in real time, in place of a suite; ``""`` for none.
+        unguarded: accept a robot without motion limits.
         execute: number of actions of each chunk to execute.
         seed: another seed is another set of scenes.
         outputs: the folder whose reports and datasets can be opened.
@@ -49,6 +53,7 @@ class ConsoleOptions:
     """
 
     robot: str = ""
+    unguarded: bool = False
     execute: int = 1
     seed: int = 0
     outputs: Path = Path("outputs")
@@ -124,10 +129,24 @@ def _open_agent(options: ConsoleOptions, setup: ConsoleSetup, plant: Plant) -> A
     policy = _opened(setup.policy)
     observed = ObservedPolicy(policy, _attributed(policy))
     agent = ChunkAgent(observed, options.execute)
-    if not plant.is_real:
-        return Acting(agent, observed)
+    if not isinstance(plant, RobotPlant):
+        return _guarded(agent, observed, Guard(plant.spec, unguarded=True), None)
+    check_matching(policy.spec, plant.spec, setup.policy)
+    slowest_s = None if plant.spec.max_age_s is not None else max(MAX_AGE_S, 3.0 / plant.spec.rate_hz)
+    guard = Guard(plant.spec, GuardConfig(max_age_s=slowest_s), options.unguarded)
     holding = HoldAgent(agent)  # bounds the time of each step, so that a stop is seen within a control period
-    return Acting(holding, observed, events=lambda: [f"held: {holding.reason}"] if holding.reason else [])
+    return _guarded(holding, observed, guard, oldest_s(plant.robot))
+
+
+def _guarded(agent: Agent, observed: ObservedPolicy, guard: Guard, age_s: Callable[[], float] | None) -> Acting:
+    """The agent behind the guard, with what both report."""
+    guarded = GuardedAgent(agent, guard, age_s)
+
+    def events() -> list[str]:
+        held = [f"held: {agent.reason}"] if isinstance(agent, HoldAgent) and agent.reason else []
+        return held + [str(event) for event in guarded.result.events]
+
+    return Acting(guarded, observed, events=events, reset=guard.reset_latch)
 
 
 @functools.lru_cache(maxsize=2)  # another scene of the same policy comes at once
