@@ -370,6 +370,8 @@ REASONS = {
     "data/samples/clip_memory.py": "shared memory, which ends with the process",
     "data/importers/export_hdf5.py": "fills the draft of a file through a driver of HDF5",
     "data/importers/rosbag_reader.py": "a temporary copy",
+    "policy/runtimes/aoti.py": "a temporary copy",
+    "policy/runtimes/openvino.py": "a temporary copy",
     "data/storage/journal.py": "renames whole entries to close a gap",
     "training/checkpoint.py": "a shard in the draft of a checkpoint, which takes its place when it is whole",
     "training/distributed/process_group.py": "shared memory, which ends with the run",

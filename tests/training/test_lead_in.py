@@ -78,7 +78,7 @@ def test_where_the_agent_ends_the_episode_nothing_is_recorded():
 
 def test_a_worker_lets_the_policy_lead_for_a_random_time(monkeypatch):
     """Kills the mutations in which a worker asks for lead-ins of no steps, or of always as many."""
-    monkeypatch.setattr(dagger_worker, "load_policy", lambda path: Away())
+    monkeypatch.setattr(dagger_worker.VLAPolicy, "load", lambda path: Away())
     monkeypatch.setattr(dagger_worker, "make_env", lambda name, **options: RecordedEnv(**options))
     setup = CorrectionSetup(DaggerConfig(env="toy", max_steps=MAX_STEPS, noise=0.0), seed=0, policy="policy", round=0)
     with setup.open() as service:

@@ -45,8 +45,8 @@ class Guard:
         >>> x = Component("x", "joint_position", ("slide",), "m", "base", (0.0,), (1.0,))
         >>> guard = Guard(RobotSpec("rail", 10.0, (), (x,), (x,), limits=(MotionLimits("x", step=(0.1,)),)))
         >>> result = guard.apply(np.array([0.9], np.float32), Observation({}, np.array([0.5], np.float32)))
-        >>> result.action.round(3).tolist(), str(result.events[0])
-        ([0.6], 'step x.slide: 0.9 → 0.6')
+        >>> round(float(result.action[0]), 3), str(result.events[0])
+        (0.6, 'step x.slide: 0.9 → 0.6')
     """
 
     def __init__(

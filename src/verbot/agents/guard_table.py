@@ -207,7 +207,7 @@ def stopping(velocity: Float64Array, brake: Float64Array, period_s: float) -> Fl
     """The distance (a,) that is covered after this step until rest, where each step takes `brake` off the velocity.
 
     Example:
-        >>> stopping(np.array([0.5, 0.25]), np.array([0.2, 1.0]), 0.1).round(6).tolist()  # 0.3 and 0.1 m/s, and none
+        >>> abs(stopping(np.array([0.5, 0.25]), np.array([0.2, 1.0]), 0.1)).round(6).tolist()  # 0.3 and 0.1 m/s, and none
         [0.04, 0.0]
     """
     speed = np.abs(velocity)

