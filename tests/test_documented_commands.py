@@ -109,6 +109,7 @@ def shortened(words):
     more = {"collect": ["--episodes", "4", "--workers", "1"], "evaluate": ["--episodes", "3", "--workers", "1"]}
     more["robustness"] = ["--episodes", "2", "--workers", "1"]
     more["compare"] = ["--episodes", "2", "--samples", "64"]
+    more["optimize"] = ["--scenes", "0", "--observations", "20", "--repeats", "0", "--workers", "1"]
     words += [word for pair in zip(*[iter(more.get(name, []))] * 2, strict=True) if pair[0] not in words for word in pair]
     if name == "compare":
         entries = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
