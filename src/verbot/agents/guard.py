@@ -126,7 +126,7 @@ class Guard:
             return self._held(event, time_s)
         self._held_state = None
         given, events = self._limited(action, time_s)
-        self._last = given
+        self._last = given.copy()  # an agent may fill the same array again
         self._changed = self._changed + 1 if events else 0
         if self._changed >= self.config.patience:
             self._changed, self._held_until_s = 0, now_s + self.config.hold_s

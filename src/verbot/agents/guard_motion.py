@@ -163,7 +163,10 @@ class MotionLimiter:
         if self._has_follows:
             lead = self._table.lead
             near = np.minimum(np.maximum(self.target, measured - lead), measured + lead)
-            self.target = np.where(self._follows, near, self.target)
+            followed = np.where(self._follows, near, self.target)
+            if self._chains and (followed != self.target).any():
+                self._rooms = [-1.0] * len(self._chains)
+            self.target = followed
 
     def _codes(self, beyond: Float64Array, pulled: Float64Array, broken: BoolArray, is_led: BoolArray | None) -> list[str]:
         """The first rule, in their order, that the request broke on each axis."""
