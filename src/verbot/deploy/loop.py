@@ -21,10 +21,14 @@ SHOWN_S = 0.25  # between two updates of what is shown
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Keeps what was observed and executed. Neither method may wait: the robot moves."""
+    """Keeps what was observed and executed. While the robot moves, no method may wait."""
 
     def add(self, observation: Observation, result: GuardResult) -> None:
         """One control step."""
+        ...
+
+    def instruct(self, instruction: str) -> None:
+        """What the steps from now on are for."""
         ...
 
     def close(self, summary: Mapping[str, Any]) -> None:
@@ -106,9 +110,11 @@ class ControlLoop:
                 fault = f"{type(error).__name__}: {error}"
                 raise
             finally:
-                summary = report.finish(ended, fault, self._agent.guard.latched)
-                if self._recorder is not None:
-                    self._recorder.close(summary.to_json())
+                try:
+                    summary = report.finish(ended, fault, self._agent.guard.latched)
+                finally:
+                    if self._recorder is not None:
+                        self._recorder.close(report.summary.to_json())
         return summary
 
     @contextlib.contextmanager
@@ -141,6 +147,8 @@ class ControlLoop:
             if isinstance(self._robot, InstructedRobot) and (text := self._robot.next_instruction()):
                 self._agent.instruct(text)
                 report.instructed(text, woke_s - begun_s)
+                if self._recorder is not None:
+                    self._recorder.instruct(text)
             due_s = begun_s + number * self._period_s
             step = self._step(number, woke_s, due_s, before_s)
             report.add(step, clock() - begun_s)
