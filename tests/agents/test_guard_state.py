@@ -2,8 +2,18 @@
 
 import numpy as np
 
-from verbot.agents import Guard, GuardConfig
-from verbot.spec import ChainJoint, Component, EndEffector, KinematicChain, MotionLimits, Observation, RobotSpec, Workspace
+from verbot.agents import ChunkAgent, Guard, GuardConfig, GuardedAgent, HoldAgent
+from verbot.spec import (
+    ActionChunk,
+    ChainJoint,
+    Component,
+    EndEffector,
+    KinematicChain,
+    MotionLimits,
+    Observation,
+    RobotSpec,
+    Workspace,
+)
 
 
 def seen(time_s, *state):
@@ -34,3 +44,21 @@ def test_a_robot_that_was_pushed_does_not_take_the_end_effector_out_of_its_box()
         x += 0.55 * (step == 3)  # by a person
         x += 0.1 * float(guard.apply(np.ones(1, np.float32), seen(0.1 * step, x)).action[0])
     assert np.arcsin(0.7) - 0.05 < x < np.arcsin(0.7) + 0.2  # within `lead` and the motion of a step
+
+
+def test_what_was_left_of_a_chunk_is_not_executed_after_a_stale_observation():
+    slide = Component("x", "joint_position", ("slide",), "m", "base", (0.0,), (1.0,))
+
+    class Policy:
+        spec = RobotSpec("rail", 10.0, (), (slide,), (slide,), limits=(MotionLimits("x", step=(0.1,)),), max_age_s=0.5)
+        asked = []
+
+        def predict(self, observations):
+            self.asked += [o.time_s for o in observations]
+            return [ActionChunk(np.full((8, 1), 0.5, np.float32), o.time_s) for o in observations]
+
+    policy, ages_s = Policy(), iter((0.0, 0.0, 0.9, 0.0, 0.0))
+    agent = GuardedAgent(HoldAgent(ChunkAgent(policy, 8), 5.0), Guard(policy.spec), lambda: next(ages_s))
+    agent.reset("go")
+    held = [agent.decide(seen(0.1 * step, 0.5)).held for step in range(5)]
+    assert held == ["", "", "age", "", ""] and np.allclose(policy.asked, [0.0, 0.3])

@@ -135,6 +135,13 @@ def test_a_robot_that_cannot_stop_is_closed_nevertheless():
     with pytest.raises(RobotError, match="no answer"):
         loop(robot).run(LoopConfig("stay", seconds=0.3))
     assert robot.log[-1] == "close"
+    robot.faults = {robot.count: RobotError("the arm is off")}
+    with pytest.raises(RobotError, match="the arm is off; and the robot could not be stopped: no answer"):
+        loop(robot).run(LoopConfig("stay", seconds=0.3))
+    robot.connect = lambda: (_ for _ in ()).throw(RobotError("no such port"))
+    with pytest.raises(RobotError, match="no such port$"):
+        loop(robot).run(LoopConfig("stay", seconds=0.3))
+    assert robot.log[-1] == "close"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from verbot.agents import GuardedAgent, HoldAgent
 from verbot.agents.guard_events import GuardResult
 from verbot.contracts import AgingRobot, InstructedRobot, Robot
 from verbot.deploy.loop_report import LoopReport, LoopStep, LoopSummary
+from verbot.errors import RobotError
 from verbot.parallel.signals import StopRequest, deferred
 from verbot.spec import Observation
 
@@ -119,15 +120,28 @@ class ControlLoop:
 
     @contextlib.contextmanager
     def _connected(self) -> Any:
-        """The robot, stopped and closed at the end: each is done whatever the other one raises."""
+        """The robot, stopped and closed at the end: each is done whatever the other one raises. The first fault comes first."""
+        robot, fault = self._robot, cast("BaseException | None", None)
         try:
-            self._robot.connect()
+            robot.connect()
+        except BaseException:
+            with contextlib.suppress(RobotError):  # such as that it is not connected
+                robot.close()
+            raise
+        try:
             yield
+        except BaseException as error:
+            fault = error
+            raise
         finally:
             try:
-                self._robot.stop()
+                robot.stop()
+            except RobotError as error:
+                if fault is None:
+                    raise
+                raise RobotError(f"{fault or type(fault).__name__}; and the robot could not be stopped: {error}") from fault
             finally:
-                self._robot.close()
+                robot.close()
 
     def _drive(self, config: LoopConfig, report: LoopReport, stop: StopRequest) -> str:
         clock = self._times.clock
