@@ -135,6 +135,13 @@ def test_a_robot_that_cannot_stop_is_closed_nevertheless():
     with pytest.raises(RobotError, match="no answer"):
         loop(robot).run(LoopConfig("stay", seconds=0.3))
     assert robot.log[-1] == "close"
+    robot.faults = {robot.count: RobotError("the arm is off")}
+    with pytest.raises(RobotError, match="the arm is off; and the robot could not be stopped: no answer"):
+        loop(robot).run(LoopConfig("stay", seconds=0.3))
+    robot.connect = lambda: (_ for _ in ()).throw(RobotError("no such port"))
+    with pytest.raises(RobotError, match="no such port$"):
+        loop(robot).run(LoopConfig("stay", seconds=0.3))
+    assert robot.log[-1] == "close"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -184,13 +191,14 @@ def test_an_instruction_from_the_robot_goes_to_the_agent_and_the_guard_keeps_the
             return "come back" if self.count == 4 else None
 
     policy, robot = Policy(0.9), Talking(Times())
-    control = loop(robot, policy)
+    control = loop(robot, policy, RunRecorder(tmp_path / "data", SPEC, "go", {}))
     instructed = []
     policy.predict = lambda observations, ask=policy.predict: instructed.append(observations[0].instruction) or ask(observations)
     control.run(LoopConfig("go", 0.6, tmp_path))
     assert instructed == ["go"] * 3 + ["come back"] * 3
     assert [round(x, 3) for _, x in robot.commands] == [0.2, 0.4, 0.6, 0.8, 0.9, 0.9]
     assert [line["instruction"] for line in lines(tmp_path) if line["kind"] == "instruction"] == ["come back"]
+    assert [(e.instruction, len(e.actions)) for e in open_dataset(tmp_path / "data")] == [("go", 3), ("come back", 3)]
 
 
 def test_a_latch_holds_to_the_end(tmp_path):
@@ -245,6 +253,11 @@ def test_a_long_run_becomes_several_episodes_and_a_slow_disk_stops_no_robot(tmp_
     gate.set()
     slow.close({})
     assert "the disk is too slow" in slow.problem
+    odd = RunRecorder(tmp_path / "odd", SPEC, "go", {})
+    for size in (8, 4):  # a camera that changes the size of its pictures
+        odd.add(Observation({"front": PICTURE[:size]}, np.zeros(1, np.float32)), result)
+    odd.close({})
+    assert "all input arrays must have the same shape" in odd.problem
     missing = RunRecorder(tmp_path / "missing", SPEC, "go", {})
     missing.add(Observation({}, np.zeros(1, np.float32)), result)
     missing.close({})

@@ -73,6 +73,7 @@ def test_it_is_connected_moves_by_itself_is_killed_and_connected_again(robot):
     assert robot.observe().instruction != "" and robot.observe().time_s < LIMIT_S
     assert not np.array_equal(robot.observe().images["top"], first.images["top"])
     robot.close()
+    assert robot.info["success"] is False  # also after its end
 
 
 def test_the_process_ends_when_its_parent_is_killed():

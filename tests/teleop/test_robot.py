@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from scripted import Page, after, lockstep
 
+from verbot.agents import ChunkAgent, Guard, GuardConfig, HoldAgent
 from verbot.data import check_dataset, open_dataset
 from verbot.errors import ConfigError, RobotError
-from verbot.spec import Camera, Component, MotionLimits, Observation, RobotSpec
+from verbot.spec import ActionChunk, Camera, Component, MotionLimits, Observation, RobotSpec
 from verbot.teleop import robot_run
+from verbot.teleop.controls import HandsOff
+from verbot.teleop.robot_episode import DrivenRobot
 from verbot.teleop.robot_run import RobotDrivingConfig, RobotRecordConfig, drive_robot, record_robot
 
 PLACE = Component("place", "position", ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
@@ -269,3 +272,26 @@ def test_driving_without_recording_begins_with_a_touch_and_rests_on_enter():
     bare.spec = RobotSpec("crane", 10.0, SPEC.cameras, SPEC.state, SPEC.action)
     with pytest.raises(ConfigError, match="no motion limits for 'move'.*--unguarded"):
         drive_robot(bare, RobotDrivingConfig())
+
+
+def test_after_a_stale_observation_the_policy_is_asked_anew():
+    class Policy:
+        spec, asked = SPEC, 0
+
+        def predict(self, observations):
+            self.asked += 1
+            return [ActionChunk(np.tile(np.array([0.05, 0, 0, 1], np.float32), (8, 1)), o.time_s) for o in observations]
+
+    class Aging(Crane):
+        age_s = 0.0
+
+        def ages_s(self):
+            return {"state": self.age_s}
+
+    robot, policy = Aging(), Policy()
+    guard = Guard(SPEC, GuardConfig(max_age_s=0.5))
+    driven = DrivenRobot(robot, guard, HandsOff(), HoldAgent(ChunkAgent(policy, 8), 5.0))
+    driven.begin("lift")
+    for robot.age_s in (0.0, 0.9, 0.0):
+        driven.step("lift")
+    assert policy.asked == 2 and [round(float(action[0]), 3) for action in robot.actions] == [0.05, 0.0, 0.05]

@@ -25,6 +25,8 @@ from verbot.teleop.inputs import COMMANDS, MAX_BYTES, Inputs
 from verbot.teleop.run import RealTime, greeting
 from verbot.teleop.server import AHEAD, LIMITS, REPLACED, PageServer
 
+LIMIT_S = 30.0  # of what happens soon unless the machine is loaded
+
 
 @pytest.fixture
 def server():
@@ -35,7 +37,7 @@ def server():
 def get(url, **headers):
     """(status, body, headers) of a page."""
     try:
-        with urlopen(Request(url, headers=headers), timeout=5) as answer:
+        with urlopen(Request(url, headers=headers), timeout=LIMIT_S) as answer:
             return answer.status, answer.read().decode(), dict(answer.headers)
     except HTTPError as error:
         with error:
@@ -98,11 +100,11 @@ def test_a_malformed_message_is_answered_and_the_connection_lives(server):
     with Page(server.url) as page:
         for data, problem in ((b"\x00\x01", "a message is JSON text"), ("{", "is not"), ('{"type": "run"}', "got 'run'")):
             page.socket.send(data)
-            answer = json.loads(page.socket.recv(timeout=5))
+            answer = json.loads(page.socket.recv(timeout=LIMIT_S))
             assert answer["type"] == "error" and problem in answer["message"]
         page.press("KeyW")
         page.press("nonsense")
-        page.socket.recv(timeout=5)
+        page.socket.recv(timeout=LIMIT_S)
         assert server._inputs.take().motion.away == 1
 
 
@@ -111,7 +113,7 @@ def test_an_oversized_message_ends_the_connection_and_the_server_lives(server):
         page.press("KeyW")
         page.socket.send("x" * (MAX_BYTES + 1))
         with pytest.raises(ConnectionClosed) as closed:
-            page.socket.recv(timeout=5)
+            page.socket.recv(timeout=LIMIT_S)
         assert closed.value.rcvd.code == 1009
     wait_until(lambda: not server.connected)
     assert not server._inputs.take().motion.moves, "keys held by the page are released"
@@ -124,7 +126,7 @@ def test_a_second_page_takes_over(server):
         first.press("KeyW")
         with Page(server.url) as second:
             with pytest.raises(ConnectionClosed) as closed:
-                first.socket.recv(timeout=5)
+                first.socket.recv(timeout=LIMIT_S)
             assert closed.value.rcvd.code == REPLACED
             wait_until(lambda: server.connected)
             second.press("KeyD")
@@ -199,14 +201,14 @@ def test_a_page_that_never_reads_blocks_nobody_and_is_dropped():
                 server.show({"number": number}, image)
                 longest = max(longest, time.monotonic() - began)
                 time.sleep(0.01)
-            assert longest < 0.5
+            assert longest < 3  # sending would take for ever
             with Page(server.url) as other:
                 server.show({"number": 99}, image)
                 assert other.receive()["number"] == 99
             began = time.monotonic()
     finally:
         server.close()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8  # twice `close_s`, on a loaded machine
 
 
 @contextmanager
@@ -234,9 +236,8 @@ def test_a_frozen_page_releases_its_key(server):
     with Page(server.url) as page:
         page.press("KeyW")
         wait_until(lambda: server._inputs.take().motion.away == 1)
-        began = time.monotonic()
         wait_until(lambda: not server._inputs.take().motion.moves)
-        assert server.connected and time.monotonic() - began < 2
+        assert server.connected, "by its silence, before it is dropped"
 
 
 def test_a_slow_page_skips_frames(server):
@@ -278,7 +279,7 @@ def test_real_time_keeps_the_rate_and_never_runs_faster(monkeypatch):
 
 
 def wait_until(true):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + LIMIT_S
     while not true():
         assert time.monotonic() < deadline
         threading.Event().wait(0.005)

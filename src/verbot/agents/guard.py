@@ -12,7 +12,7 @@ from verbot.agents.guard_events import HOLDING, SEVERE, GuardConfig, GuardEvent,
 from verbot.agents.guard_motion import MotionLimiter
 from verbot.agents.guard_rotation import TurnLimiter
 from verbot.agents.guard_table import axis_table, chain_boxes, check_covered
-from verbot.agents.holding import HoldAction
+from verbot.agents.holding import HoldAction, HoldAgent
 from verbot.contracts import Agent, InterruptibleAgent
 from verbot.errors import ConfigError, RobotError
 from verbot.spec import Float64Array, FloatArray, Observation, RobotSpec
@@ -126,7 +126,7 @@ class Guard:
             return self._held(event, time_s)
         self._held_state = None
         given, events = self._limited(action, time_s)
-        self._last = given
+        self._last = given.copy()  # an agent may fill the same array again
         self._changed = self._changed + 1 if events else 0
         if self._changed >= self.config.patience:
             self._changed, self._held_until_s = 0, now_s + self.config.hold_s
@@ -258,7 +258,7 @@ class GuardedAgent:
             taken_s = self._clock() - started_s
             age_s = taken_s if self._age_s is None else self._age_s()
             self.result = self.guard.apply(action, observation, age_s, taken_s)
-        if self.result.held and isinstance(self._agent, InterruptibleAgent):
+        if self.result.held and isinstance(self._agent, InterruptibleAgent | HoldAgent):
             self._agent.interrupt()
         return self.result
 

@@ -22,6 +22,7 @@ _SHARES = np.array([1.0, 0.5, 0.125])[:, None]  # of the request, tried before f
 _BRAKING = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])[
     :, None, None
 ]  # shares of the path to rest at which an end effector is checked
+_COUNTS = np.arange(len(_BRAKING), dtype=float)[:, None, None]
 _MARGIN_M = 1e-3  # of the box of an end effector, for what lies between them
 _SIGNS = np.array([[1.0], [-1.0]])
 
@@ -95,7 +96,8 @@ class MotionLimiter:
         np.add(speeds, _SIGNS * self._change + table.onset, out=bounds[3])
         loose = (np.abs(request) + np.abs(p)) * self._pull_rounding + (np.abs(wanted) + np.abs(v)) * ROUNDING + 1e-12
         outside = np.abs(near - goal) > np.abs(p) * self._kept_rounding
-        if (signed <= bounds.min(0) + loose).all() and not outside.any():
+        tightest = bounds.min(0)
+        if (signed <= tightest + loose).all() and not outside.any():
             if not self._chains or (given := self._in_workspace(wanted)) is wanted:
                 self._remember(wanted, measured)
                 return None, None
@@ -106,7 +108,7 @@ class MotionLimiter:
         hard = bounds[:3].min(0)
         given = np.minimum(np.maximum(given, -hard[1]), hard[0])
         given = np.minimum(np.maximum(given, -bounds[2, 1]), bounds[2, 0])  # where no command led out of the box
-        self._along(aim, given)
+        self._along(aim, given, tightest)
         if self._chains and (kept := self._in_workspace(given)) is not given:
             codes = [b or a for a, b in zip(codes, _workspace_codes(given, kept), strict=True)]
             given = kept
@@ -137,7 +139,7 @@ class MotionLimiter:
         np.add(room * self._rate / steps, self._half_brake * (steps - 1.0), out=out)
         return is_led
 
-    def _along(self, aim: Float64Array, given: Float64Array) -> None:
+    def _along(self, aim: Float64Array, given: Float64Array, tightest: Float64Array) -> None:
         """Slow the axes of a component down together where limits permit, so that it moves on the line that was requested."""
         changed: list[bool] = (given != aim).tolist()
         for place in self._wide:
@@ -147,7 +149,7 @@ class MotionLimiter:
             shares = np.ones(len(wanted))
             np.divide(given[place], wanted, out=shares, where=wanted != 0.0)
             slowed = wanted * max(float(shares.min()), 0.0)
-            if (_SIGNS * slowed <= self._bounds[:, :, place].min(0) + 1e-12).all():
+            if (_SIGNS * slowed <= tightest[:, place] + 1e-12).all():
                 given[place] = slowed
 
     def _give(self, velocity: Float64Array, measured: Float64Array) -> Float64Array:
@@ -163,7 +165,10 @@ class MotionLimiter:
         if self._has_follows:
             lead = self._table.lead
             near = np.minimum(np.maximum(self.target, measured - lead), measured + lead)
-            self.target = np.where(self._follows, near, self.target)
+            followed = np.where(self._follows, near, self.target)
+            if self._chains and (followed != self.target).any():
+                self._rooms = [-1.0] * len(self._chains)
+            self.target = followed
 
     def _codes(self, beyond: Float64Array, pulled: Float64Array, broken: BoolArray, is_led: BoolArray | None) -> list[str]:
         """The first rule, in their order, that the request broke on each axis."""
@@ -197,8 +202,8 @@ class MotionLimiter:
             asked, reach = out[chain.place], chain.kinematics.reach
             brake = self._table.brake[chain.place]
             moved = float(reach @ np.abs(asked)) * self._period
-            stops = float(reach @ stopping(asked, brake, self._period))
-            if moved + stops < self._rooms[i]:  # far from the edge: no transform is computed
+            left = self._rooms[i] - moved
+            if left > 0.0 and float(reach @ stopping(asked, brake, self._period)) < left:  # far from the edge: no transform
                 self._rooms[i] -= moved + 1e-6
                 continue
             v = self.velocity[chain.place]
@@ -217,15 +222,17 @@ class MotionLimiter:
 
         Also how far from the edge it is now, in m.
         """
-        p, period, speed = self.target[chain.place], self._period, np.abs(velocities)
+        p, speed = self.target[chain.place], np.abs(velocities)
         steps = np.floor(speed / brake)
-        taken = np.minimum(np.floor(_BRAKING * steps.max()), steps)  # (points, k, axes): each axis rests when it has braked
-        braked = period * np.sign(velocities) * taken * (speed - 0.5 * brake * (taken + 1.0))
-        path = (p + period * velocities + braked).reshape(-1, len(p))
-        places = chain.kinematics.positions(np.concatenate([p[None], path]))
+        most = int(steps.max())  # of the slowest axis to rest; of a short path each step is checked
+        counts = np.floor(_BRAKING * most) if most >= len(_BRAKING) else _COUNTS[: most + 1]
+        taken = np.minimum(counts, steps)  # (points, k, axes): each axis rests when it has braked
+        braked = np.copysign(taken * (speed - 0.5 * brake * (taken + 1.0)), velocities)
+        path = p + self._period * (velocities + braked)
+        places = chain.kinematics.positions(np.concatenate([p[None], path.reshape(-1, len(p))]))
         beyond = np.maximum(chain.low + _MARGIN_M - places, places - chain.high + _MARGIN_M).max(1)
         excess = np.maximum(beyond, 0.0)
-        inside: list[bool] = (excess[1:].reshape(len(_BRAKING), -1) <= excess[0] + 1e-9).all(0).tolist()
+        inside: list[bool] = (excess[1:].reshape(len(counts), -1) <= excess[0] + 1e-9).all(0).tolist()
         return inside, -float(beyond[0])
 
 

@@ -110,7 +110,7 @@ def axis_table(spec: RobotSpec) -> AxisTable:
         measured=np.concatenate([np.full(c.size, s is not None) for c, s in zip(spec.action, sources, strict=True)]),
         low_rules=tuple(low_rules),
         high_rules=tuple(high_rules),
-        speed_rules=tuple(rule for row in rows for rule in row["rules"]),
+        speed_rules=tuple(str(rule) for row in rows for rule in row["rules"]),
         groups=tuple((component, spec.action_slices()[component.name]) for component in spec.action),
     )
 

@@ -67,7 +67,7 @@ class Prediction:
     chunk: ActionChunk | None = None
     error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
-    is_old: bool = False  # of an episode before
+    is_old: bool = False  # of an episode before, or from before an interruption
 
     def run(self, policy: Policy) -> None:
         try:
@@ -127,6 +127,12 @@ class HoldAgent:
         """A prediction for the episode before is dropped when it arrives."""
         self._agent.reset(instruction)
         self.holds, self.reason, self._last, self._held_state = 0, "", None, None
+        if self._pending is not None:
+            self._pending.is_old = True
+
+    def interrupt(self) -> None:
+        """Drop the actions that are left, and a prediction that is on its way: it goes on from the next observation."""
+        interrupt(self._agent)
         if self._pending is not None:
             self._pending.is_old = True
 

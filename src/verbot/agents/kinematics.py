@@ -29,7 +29,7 @@ class ForwardKinematics:
     def __init__(self, chain: KinematicChain, axes: tuple[str, ...], unit: str):
         joints, unit = chain.joints, unit.removesuffix("/s")
         count = 1 << (len(joints) - 1).bit_length()
-        # Of each joint: its transform at 0, and what sin θ, 1 − cos θ and a slide by one meter add to it.
+        # Of each joint: what is constant in its transform, and what sin θ, cos θ and a slide by one meter add to it.
         basis, self._sources, self._scales = np.zeros((count, 4, 4, 4)), np.zeros(count, int), np.zeros(count)
         basis[:, 0] = np.eye(4)
         for i, joint in enumerate(joints):
@@ -39,7 +39,9 @@ class ForwardKinematics:
             cross = _cross(axis)
             basis[i, 0] = placed
             if joint.kind == "revolute":
-                basis[i, 1, :3, :3], basis[i, 2, :3, :3] = placed[:3, :3] @ cross, placed[:3, :3] @ cross @ cross
+                turned = placed[:3, :3] @ cross @ cross
+                basis[i, 0, :3, :3] += turned
+                basis[i, 1, :3, :3], basis[i, 2, :3, :3] = placed[:3, :3] @ cross, -turned
             if joint.kind == "prismatic":
                 basis[i, 3, :3, 3] = placed[:3, :3] @ axis
             if joint.kind != "fixed":
@@ -60,10 +62,8 @@ class ForwardKinematics:
     def positions(self, values: Float64Array) -> Float64Array:
         """Positions (k, 3), in m in the base frame, for values (k, axes) of the component."""
         q = values.T[self._sources] * self._scales[:, None]
-        parts = np.ones((*q.shape, 4))
-        np.sin(q, out=parts[:, :, 1])
-        np.subtract(1.0, np.cos(q), out=parts[:, :, 2])
-        parts[:, :, 3] = q
+        parts = np.empty((*q.shape, 4))
+        parts[:, :, 0], parts[:, :, 1], parts[:, :, 2], parts[:, :, 3] = 1.0, np.sin(q), np.cos(q), q
         transforms = (parts @ self._basis).reshape(*q.shape, 4, 4)
         while len(transforms) > 1:
             transforms = transforms[0::2] @ transforms[1::2]

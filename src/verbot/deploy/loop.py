@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from verbot.agents import GuardedAgent, HoldAgent
 from verbot.agents.guard_events import GuardResult
 from verbot.contracts import AgingRobot, InstructedRobot, Robot
 from verbot.deploy.loop_report import LoopReport, LoopStep, LoopSummary
+from verbot.errors import RobotError
 from verbot.parallel.signals import StopRequest, deferred
 from verbot.spec import Observation
 
@@ -21,10 +22,14 @@ SHOWN_S = 0.25  # between two updates of what is shown
 
 @runtime_checkable
 class Recorder(Protocol):
-    """Keeps what was observed and executed. Neither method may wait: the robot moves."""
+    """Keeps what was observed and executed. While the robot moves, no method may wait."""
 
     def add(self, observation: Observation, result: GuardResult) -> None:
         """One control step."""
+        ...
+
+    def instruct(self, instruction: str) -> None:
+        """What the steps from now on are for."""
         ...
 
     def close(self, summary: Mapping[str, Any]) -> None:
@@ -106,22 +111,37 @@ class ControlLoop:
                 fault = f"{type(error).__name__}: {error}"
                 raise
             finally:
-                summary = report.finish(ended, fault, self._agent.guard.latched)
-                if self._recorder is not None:
-                    self._recorder.close(summary.to_json())
+                try:
+                    summary = report.finish(ended, fault, self._agent.guard.latched)
+                finally:
+                    if self._recorder is not None:
+                        self._recorder.close(report.summary.to_json())
         return summary
 
     @contextlib.contextmanager
     def _connected(self) -> Any:
-        """The robot, stopped and closed at the end: each is done whatever the other one raises."""
+        """The robot, stopped and closed at the end: each is done whatever the other one raises. The first fault comes first."""
+        robot, fault = self._robot, cast("BaseException | None", None)
         try:
-            self._robot.connect()
+            robot.connect()
+        except BaseException:
+            with contextlib.suppress(RobotError):  # such as that it is not connected
+                robot.close()
+            raise
+        try:
             yield
+        except BaseException as error:
+            fault = error
+            raise
         finally:
             try:
-                self._robot.stop()
+                robot.stop()
+            except RobotError as error:
+                if fault is None:
+                    raise
+                raise RobotError(f"{fault or type(fault).__name__}; and the robot could not be stopped: {error}") from fault
             finally:
-                self._robot.close()
+                robot.close()
 
     def _drive(self, config: LoopConfig, report: LoopReport, stop: StopRequest) -> str:
         clock = self._times.clock
@@ -141,6 +161,8 @@ class ControlLoop:
             if isinstance(self._robot, InstructedRobot) and (text := self._robot.next_instruction()):
                 self._agent.instruct(text)
                 report.instructed(text, woke_s - begun_s)
+                if self._recorder is not None:
+                    self._recorder.instruct(text)
             due_s = begun_s + number * self._period_s
             step = self._step(number, woke_s, due_s, before_s)
             report.add(step, clock() - begun_s)

@@ -39,8 +39,8 @@ class RunRecorder:
 
     Executed actions are recorded, as the guard gave them; ``extras["run"]`` has the guard's events and the frames that were held.
     Steps without an action or a picture of each camera are left out and counted. A run whose pictures need more than
-    `EPISODE_BYTES` becomes several episodes, each whole on disk as soon as it is written. If writing falls behind or fails, the
-    recording ends (`problem`), and the robot goes on.
+    `EPISODE_BYTES`, or that gets another instruction, becomes several episodes, each whole on disk as soon as it is written. If
+    writing falls behind or fails, the recording ends (`problem`), and the robot goes on.
 
     Args:
         path: the dataset, made or extended.
@@ -77,11 +77,16 @@ class RunRecorder:
         if result.held:
             part.held.append(len(part.states))
         part.states.append(observation.state)
-        part.actions.append(result.action)
+        part.actions.append(result.action.copy())  # an agent may fill the same array again
         for name in names:
             part.images.setdefault(name, []).append(observation.images[name])
             part.size += observation.images[name].nbytes
         part.events += [_of_frame(event, len(part.states) - 1) for event in result.events][: MOST_EVENTS - len(part.events)]
+
+    def instruct(self, instruction: str) -> None:
+        if self._part.states and not self.problem and instruction != self._instruction:
+            self._hand_over({})
+        self._instruction = instruction
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Write the rest; the last episode has the figures of the run."""
@@ -92,12 +97,12 @@ class RunRecorder:
         self._writer.close()
 
     def _hand_over(self, more: Mapping[str, Any], wait: bool = False) -> None:
-        part, self._part = self._part, _Part()
+        part, self._part, instruction = self._part, _Part(), self._instruction
         run = {**self._about, "first_step": part.first_step, "guard_events": part.events, "held_frames": part.held, **more}
 
         def record() -> EpisodeRecord:
             images = {name: np.stack(frames) for name, frames in part.images.items()}
-            return EpisodeRecord(self._instruction, np.stack(part.states), np.stack(part.actions), images, extras={"run": run})
+            return EpisodeRecord(instruction, np.stack(part.states), np.stack(part.actions), images, extras={"run": run})
 
         try:
             self._waiting.put(record, block=wait)
@@ -111,8 +116,9 @@ class RunRecorder:
             try:
                 self._writer.save_episode(record())
                 self.episodes += 1
-            except (VerbotError, OSError, MemoryError) as error:
-                self.problem = f"the recording ended: {error}"
+            except Exception as error:  # the thread goes on, for whoever closes the recorder waits for it
+                said = str(error) if isinstance(error, VerbotError | OSError) else f"{type(error).__name__}: {error}"
+                self.problem = f"the recording ended: {said}"
 
 
 def _of_frame(event: GuardEvent, frame: int) -> dict[str, Any]:

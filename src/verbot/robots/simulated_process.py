@@ -104,8 +104,9 @@ class SimulatedProcess:
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """``success``, ``error``, ``instruction`` and ``instructions`` of the env, as of the newest observation."""
-        return self._newest().info
+        """``success``, ``error``, ``instruction`` and ``instructions`` of the env, as of the newest observation, or the last."""
+        frame = self._frame or self._newest()
+        return frame.info
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from verbot.agents.guard import Guard
-from verbot.contracts import Agent, AgingRobot, Robot
+from verbot.agents.holding import HoldAgent
+from verbot.contracts import Agent, AgingRobot, InterruptibleAgent, Robot
 from verbot.data import EpisodeRecord
 from verbot.spec import FloatArray, Observation, UInt8Array
 from verbot.teleop.controls import Operator
@@ -41,9 +42,12 @@ class DrivenRobot:
 
     def step(self, instruction: str = "") -> tuple[Observation, FloatArray | None]:
         """The observation, and what was commanded after it; None if the robot was only stopped."""
-        observation = replace(self.look(), instruction=instruction)
+        observation, policy = replace(self.look(), instruction=instruction), self.control.policy
+        action = self.control.act(observation)
         age_s = max(self.robot.ages_s().values(), default=0.0) if isinstance(self.robot, AgingRobot) else 0.0
-        result = self.guard.apply(self.control.act(observation), observation, age_s)
+        result = self.guard.apply(action, observation, age_s)
+        if result.held and isinstance(policy, InterruptibleAgent | HoldAgent):
+            policy.interrupt()  # it goes on from a fresh observation
         self.note = f"Guard: {result.events[-1]}" if result.events else ""
         if result.action is None:
             self.robot.stop()
@@ -143,7 +147,7 @@ class RobotEpisode:
         self._steps += 1
         if action is not None and (self._whole or self.driving):
             self.segments[-1].observations.append(observation)
-            self.segments[-1].actions.append(action)
+            self.segments[-1].actions.append(action.copy())  # a leader arm may fill the same array again
 
     def rest(self) -> None:
         """The robot rests where it is."""

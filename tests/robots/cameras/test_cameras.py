@@ -54,6 +54,15 @@ class Device:
         self.closed += 1
 
 
+def refused(options, reason):
+    """A camera that shows nothing says why."""
+    group = CameraGroup({"front": options}, start_s=0.0)
+    group.cameras["front"].open()
+    eventually(lambda: group.cameras["front"].problem)
+    with pytest.raises(RobotError, match=f"camera 'front' gave no image within 0 s: .*{reason}"):
+        group.start()
+
+
 def picture(value, height=4, width=6):
     return np.full((height, width, 3), value, np.uint8)
 
@@ -92,8 +101,10 @@ def test_a_camera_that_never_comes_is_an_error_with_its_reason(monkeypatch):
     device.put(OSError("no such device"))
     camera = LiveCamera("front", device, VIEW, first_wait_s=0.001)
     device.put(OSError("no such device"))
-    with pytest.raises(RobotError, match="camera 'front' gave no image within 0.05 s: no such device"):
-        camera.start(0.05)
+    camera.open()
+    eventually(lambda: camera.problem)
+    with pytest.raises(RobotError, match="camera 'front' gave no image within 0 s: no such device"):
+        camera.start(0.0)
     device.put(OSError("end"))
     other = LiveCamera("wrist", device := Device(), VIEW)
     device.put(picture(0, 8, 8))
@@ -159,14 +170,12 @@ def test_a_folder_of_pictures_and_a_video_are_cameras(tmp_path):
     assert group.ages_s().keys() == {"front", "wrist"} and min(group.ages_s().values()) >= 0
     assert group.lines() == ["front: 8×8 → scaled to 4×4", "wrist: 64×64"]
     group.close()
-    with pytest.raises(RobotError, match="camera 'front' gave no image within 0.2 s: .*has no picture"):
-        (tmp_path / "empty").mkdir()
-        CameraGroup({"front": {"name": "folder", "path": str(tmp_path / "empty")}}, start_s=0.2).start()
+    (tmp_path / "empty").mkdir()
+    refused({"name": "folder", "path": str(tmp_path / "empty")}, "has no picture")
 
 
 def test_the_class_of_devices_reads_what_ffmpeg_opens_and_says_what_is_not_there():
-    with pytest.raises(RobotError, match="camera 'front' gave no image within 0.1 s: .*No such file"):
-        CameraGroup({"front": {"name": "v4l2", "device": "/dev/video-none", "size": "640x480"}}, start_s=0.1).start()
+    refused({"name": "v4l2", "device": "/dev/video-none", "size": "640x480"}, "No such file")
     options = {"name": "v4l2", "device": "testsrc=size=64x48:rate=200", "format": "lavfi", "height": 48, "width": 64}
     group = CameraGroup({"front": options})
     group.start()
