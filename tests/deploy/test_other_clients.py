@@ -337,6 +337,7 @@ def test_batches_are_configured_by_a_page_but_not_by_a_web_page():
         assert found["applied"] == found["config"] == {"max_batch_size": 4, "max_wait_time": 0.001} and server._turns.batch == 4
         for query in (
             "max_batch_size=0",
+            "&".join(f"key{number}=1" for number in range(17)),
             "max_batch_size=x",
             "max_wait_time=nan",
             "max_wait_time=9",
