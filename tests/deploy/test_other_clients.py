@@ -312,6 +312,10 @@ def test_keys_are_mapped_by_name_and_images_fitted():
         ObservationMap.of(SPEC, usual_keys(SPEC), ("images.frnt=x",))
     with pytest.raises(ConfigError, match="both state and"):
         ObservationMap.of(SPEC, usual_keys(SPEC), ("state=x", "state.arm=y"))
+    with pytest.raises(ConfigError, match=r"'observation/wrist' is both images\.front and images\.wrist"):
+        ObservationMap.of(SPEC, usual_keys(SPEC), ("images.front=observation/wrist",))
+    with pytest.raises(SpecError, match="has 'cam/a' twice"):
+        mapped.observation({**record, "cam/a": WRIST, "task": "go"}, 1.0)
 
 
 def test_pages_tell_that_it_lives_and_what_it_did(server):
