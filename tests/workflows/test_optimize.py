@@ -198,7 +198,7 @@ def test_another_precision_goes_into_the_same_folder_and_has_an_evaluation_of_it
     assert found[0] == found[1] and len(set(found)) == 4 and {each.parent for each in found} == {tmp_path / "out-evaluation"}
 
 
-def test_a_folder_of_other_things_is_refused_before_the_work(stubbed, monkeypatch, capsys):
+def test_a_folder_with_other_files_is_refused_before_the_work(stubbed, monkeypatch, capsys):
     policy, out, _ = stubbed
     out.mkdir()
     (out / "thesis.tex").touch()

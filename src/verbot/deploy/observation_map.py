@@ -39,7 +39,8 @@ class ObservationMap:
     def of(spec: RobotSpec, usual: Mapping[str, tuple[str, ...]], given: Sequence[str] = (), fit: bool = False) -> ObservationMap:
         """The keys of `usual`, but for targets that are `given` as ``TARGET=KEY``; ``ignored=KEY`` is not read.
 
-        Raises `ConfigError` for another form and for a key of two targets, and `UnknownNameError` for a target that the robot does not have.
+        Raises `ConfigError` for another form and for a key of two targets, and `UnknownNameError` for a target that the robot
+        does not have.
         """
         own: dict[str, list[str]] = {}
         for text in given:

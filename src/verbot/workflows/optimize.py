@@ -114,7 +114,7 @@ def optimize(
         raise ConfigError(f"{policy} is an exported policy already; optimize the one that it was made of")
     if out.resolve() == source.resolve():
         raise ConfigError(f"{out} is the policy itself; choose another folder for the optimized one")
-    notes_of(out, (CONFIG, MANIFEST))  # raises for a folder of other things before the work begins
+    notes_of(out, (CONFIG, MANIFEST))  # raises, before the work begins, for a folder that is not to be replaced
     before = VLAPolicy.load(source)
     with Progress("optimize", 4, "steps", enabled=progress) as bar:
         compared, calibration = observations_of(
@@ -159,18 +159,18 @@ def _named(policy: str, export: ExportConfig) -> str:
 def _success(source: Path, out: Path, evidence: Evidence, progress: bool) -> Comparison:
     """Both policies in the same scenes. An interrupted evaluation goes on."""
     settings: dict[str, Any] = {"episodes": evidence.scenes, "seed": evidence.seed, "workers": evidence.workers}
-    folders = {policy: evaluation_folder(name, policy, out, evidence) for name, policy in ((BEFORE, source), (AFTER, out))}
+    first, second = evaluation_folder(BEFORE, source, out, evidence), evaluation_folder(AFTER, out, out, evidence)
     trusted = os.environ.get(TRUST)
     os.environ[TRUST] = "1"  # for the workers, which open what was just written
     try:
-        for policy, folder in folders.items():
+        for policy, folder in ((source, first), (out, second)):
             evaluate(
                 str(policy), evidence.suite, out=folder, baselines=False, videos=0, conditions=(), progress=progress, **settings
             )
     finally:
         del os.environ[TRUST]
         os.environ |= {} if trusted is None else {TRUST: trusted}
-    return compare_evaluations(*folders.values())
+    return compare_evaluations(first, second)
 
 
 def evaluation_folder(name: str, policy: Path, out: Path, evidence: Evidence) -> Path:

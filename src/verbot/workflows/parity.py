@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from verbot.data import Dataset
 
 BATCH = 20
-Frames = npt.NDArray[np.int64]  # their numbers, counted over all episodes
+FrameNumbers = npt.NDArray[np.int64]  # their numbers, counted over all episodes
 CALIBRATION = 64  # observations at most
 FRAMES = 25  # of an expert's episode, at least; for how many episodes are collected
 
@@ -88,7 +88,7 @@ def parity(first: Policy, second: Policy, observations: Sequence[Observation]) -
     return Parity(float(found.mean()), float(np.quantile(found, 0.99)), float(found.max()), len(observations))
 
 
-def compared_and_others(total: int, count: int, most: int = CALIBRATION) -> tuple[Frames, Frames]:
+def compared_and_others(total: int, count: int, most: int = CALIBRATION) -> tuple[FrameNumbers, FrameNumbers]:
     """Up to `count` of `total` frames, evenly spaced, and up to `most` of the others.
 
     Of too few frames a quarter, and one at least, is left to the others.
@@ -107,7 +107,7 @@ def compared_and_others(total: int, count: int, most: int = CALIBRATION) -> tupl
     return compared, others[np.arange(min(most, len(others))) * len(others) // min(most, len(others))]
 
 
-def recorded_observations(dataset: Dataset, wanted: Frames) -> list[Observation]:
+def recorded_observations(dataset: Dataset, wanted: FrameNumbers) -> list[Observation]:
     """The observations of the frames `wanted`, counted over all episodes and in ascending order."""
     lengths = dataset.lengths
     starts = np.cumsum(lengths) - lengths
