@@ -312,6 +312,10 @@ def test_keys_are_mapped_by_name_and_images_fitted():
         ObservationMap.of(SPEC, usual_keys(SPEC), ("images.frnt=x",))
     with pytest.raises(ConfigError, match="both state and"):
         ObservationMap.of(SPEC, usual_keys(SPEC), ("state=x", "state.arm=y"))
+    with pytest.raises(ConfigError, match=r"'observation/wrist' is both images\.front and images\.wrist"):
+        ObservationMap.of(SPEC, usual_keys(SPEC), ("images.front=observation/wrist",))
+    with pytest.raises(SpecError, match="has 'cam/a' twice"):
+        mapped.observation({**record, "cam/a": WRIST, "task": "go"}, 1.0)
 
 
 def test_pages_tell_that_it_lives_and_what_it_did(server):
@@ -337,6 +341,7 @@ def test_batches_are_configured_by_a_page_but_not_by_a_web_page():
         assert found["applied"] == found["config"] == {"max_batch_size": 4, "max_wait_time": 0.001} and server._turns.batch == 4
         for query in (
             "max_batch_size=0",
+            "&".join(f"key{number}=1" for number in range(17)),
             "max_batch_size=x",
             "max_wait_time=nan",
             "max_wait_time=9",

@@ -1,7 +1,6 @@
 """Who waits for whom: requests of several clients in one policy."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,15 +13,16 @@ GRIPPER = Component("gripper", "gripper", ("open",), "1", "tool", (0.0,), (1.0,)
 
 
 class Recorder:
-    """Answers with the state; keeps what was predicted at once. The first call waits for `go`."""
+    """Answers with the state; keeps what was predicted at once. The first call sets `began` and waits for `go`."""
 
     spec = RobotSpec("toy", 10.0, (), (GRIPPER,), (GRIPPER,))
 
     def __init__(self):
-        self.go, self.batches = threading.Event(), []
+        self.began, self.go, self.batches = threading.Event(), threading.Event(), []
 
     def predict(self, observations):
-        assert self.go.wait(5)
+        self.began.set()
+        assert self.go.wait(60)
         self.batches.append([(o.instruction, float(o.state[0])) for o in observations])
         if any(o.instruction == "fail" for o in observations):
             raise IndexError("index 7 is out of bounds")
@@ -36,7 +36,7 @@ def policy():
 
 @pytest.fixture
 def turns(policy):
-    running = Turns(policy)
+    running = Turns(policy, clock=lambda: 0.0)  # clients stay recent, however slow the machine is
     yield running
     running.close()
 
@@ -59,7 +59,7 @@ def ask(turns, client, count, instruction=None, memory=None):
     turns.submit(TurnRequest(client, b"wrong" if instruction == "wrong" else b"x" * count, read, finish))
 
     def result():
-        assert done.wait(5)
+        assert done.wait(60)
         return results[0]
 
     return result
@@ -74,7 +74,7 @@ def test_a_client_alone_is_predicted_for_whole(turns, policy):
 
 def test_a_large_request_does_not_hold_up_small_ones(turns, policy):
     first = ask(turns, 9, 1)
-    time.sleep(0.02)
+    assert policy.began.wait(60)
     large, small = ask(turns, 0, 60), [ask(turns, client, 1) for client in (1, 2, 3)]
     policy.go.set()
     for each in small:
@@ -87,7 +87,7 @@ def test_a_large_request_does_not_hold_up_small_ones(turns, policy):
 
 def test_an_error_reaches_only_the_client_that_caused_it(turns, policy):
     first = ask(turns, 9, 1)
-    time.sleep(0.02)
+    assert policy.began.wait(60)
     memory = {"time_s": np.zeros(3)}
     bad, nan, wrong = ask(turns, 0, 2, "fail", memory), ask(turns, 1, 2, "nan"), ask(turns, 2, 2, "wrong")
     good = ask(turns, 3, 2)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from verbot.cli import main
+from verbot.errors import ConfigError
 from verbot.policy.export import exporting
 from verbot.policy.policy import VLAPolicy
 from verbot.policy.runtime import RuntimePolicy
 from verbot.spec import ActionChunk
 from verbot.workflows import optimize as command
 from verbot.workflows import parity as gate
-from verbot.workflows.parity import LIMITS, Parity, limit_of, parity, recorded_observations
+from verbot.workflows.parity import LIMITS, Parity, compared_and_others, limit_of, parity, recorded_observations
 from verbot.workflows.timing import latencies, peak_mb
 
 
@@ -99,11 +100,19 @@ class Frames:
 
 
 def test_observations_are_spread_over_all_frames():
-    found = recorded_observations(Frames(), 4)
+    found = recorded_observations(Frames(), compared_and_others(8, 4)[0])
     assert [int(each.state[0]) for each in found] == [0, 2, 4, 6]
     assert [each.images["front"][0, 0, 0] for each in found] == [0, 2, 4, 6]
     assert [each.instruction for each in found] == ["say 0", "say 0", "say 1", "say 1"]
-    assert [int(each.state[0]) for each in recorded_observations(Frames(), 4, 0.5)] == [1, 3, 5, 7]
+
+
+def test_what_calibrates_is_not_compared():
+    for total, count in ((2, 1), (3, 2), (150, 113), (264, 200), (400, 200), (700, 200), (5000, 200)):
+        compared, others = compared_and_others(total, 200)
+        assert len(compared) == count and 0 < len(others) <= 64
+        assert not set(compared) & set(others) and max(*compared, *others) < total
+    with pytest.raises(ConfigError, match="1 frames"):
+        compared_and_others(1, 200)
 
 
 @pytest.fixture
@@ -176,6 +185,25 @@ def test_wrong_requests_are_one_line(stubbed, capsys):
         assert said in capsys.readouterr().err
     assert run(policy, "--out", policy) == 2 and "is the policy itself" in capsys.readouterr().err
     assert run("expert", "--out", out) == 2 and "expert" in capsys.readouterr().err
+
+
+def test_another_precision_goes_into_the_same_folder_and_has_an_evaluation_of_its_own(tmp_path):
+    def folder(**changed):
+        return command.evaluation_folder("eager", tmp_path, tmp_path / "out", dataclasses.replace(command.Evidence(), **changed))
+
+    (tmp_path / "manifest.json").write_text('{"format": "verbot-policy/2", "sha256": {}}')
+    found = [folder(), folder(workers=3), folder(seed=1), folder(scenes=3)]
+    (tmp_path / "manifest.json").write_text('{"format": "verbot-policy/2", "sha256": {"act.onnx": "0"}}')
+    found.append(folder())
+    assert found[0] == found[1] and len(set(found)) == 4 and {each.parent for each in found} == {tmp_path / "out-evaluation"}
+
+
+def test_a_folder_with_other_files_is_refused_before_the_work(stubbed, monkeypatch, capsys):
+    policy, out, _ = stubbed
+    out.mkdir()
+    (out / "thesis.tex").touch()
+    monkeypatch.setattr(command, "observations_of", None)
+    assert run(policy, "--out", out) == 2 and "thesis.tex" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_this_process_alone(still, monkeypatch):

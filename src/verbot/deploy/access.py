@@ -91,9 +91,14 @@ def context_of(tls: Certificate | None) -> ssl.SSLContext | None:
     certificate, key = tls
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(os.fspath(certificate), os.fspath(key))
+        context.load_cert_chain(os.fspath(certificate), os.fspath(key), _no_password)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"the certificate {certificate} with the key {key} cannot be used: {error}; expected PEM files"
         ) from error
     return context
+
+
+def _no_password() -> str:
+    """Asked for an encrypted key; by default OpenSSL would wait for a person at the terminal."""
+    raise ConfigError("the key of the certificate is encrypted; expected one without a password: openssl pkey -in KEY -out PLAIN")

@@ -39,7 +39,8 @@ class ObservationMap:
     def of(spec: RobotSpec, usual: Mapping[str, tuple[str, ...]], given: Sequence[str] = (), fit: bool = False) -> ObservationMap:
         """The keys of `usual`, but for targets that are `given` as ``TARGET=KEY``; ``ignored=KEY`` is not read.
 
-        Raises `ConfigError` for another form, and `UnknownNameError` for a target that the robot does not have.
+        Raises `ConfigError` for another form and for a key of two targets, and `UnknownNameError` for a target that the robot
+        does not have.
         """
         own: dict[str, list[str]] = {}
         for text in given:
@@ -58,7 +59,14 @@ class ObservationMap:
         if parts:
             kept |= {f"{STATE}.{part.name}": (f"{STATE}/{part.name}",) for part in spec.state}
         ignored = frozenset(own.pop(IGNORED, ()))
-        return ObservationMap(spec, {**kept, **{target: tuple(keys) for target, keys in own.items()}}, ignored, fit)
+        found = {**kept, **{target: tuple(keys) for target, keys in own.items()}}
+        for target, keys in own.items():
+            for other in found:
+                if other != target and (same := set(keys) & set(found[other])):
+                    raise ConfigError(
+                        f"the key {min(same)!r} is both {target} and {other}; expected one meaning: map {other} too"
+                    )
+        return ObservationMap(spec, found, ignored, fit)
 
     def observation(
         self,
@@ -74,7 +82,11 @@ class ObservationMap:
         Args:
             decoded: makes an array of a value that is encoded.
         """
-        found = dict(_flat(record))
+        found: dict[str, Any] = {}
+        for key, value in _flat(record):
+            if key in found:
+                raise SpecError(f"the observation has {key[:80]!r} twice, by its path and in a map; expected it once")
+            found[key] = value
         values = {target: decoded(self._only(target, keys, found)) for target, keys in self.keys.items()}
         known = {key for keys in self.keys.values() for key in keys} | self.ignored
         unknown = sorted(found.keys() - known)

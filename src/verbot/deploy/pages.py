@@ -16,7 +16,7 @@ from verbot.deploy.turns import Turns
 
 PUBLIC = ("/healthz", "/health")  # they say only that the server lives, so they need no token
 PATHS = (*PUBLIC, "/config", "/metrics")
-MOST_BATCH, MOST_WAIT_S = 1024, 0.1
+MOST_BATCH, MOST_WAIT_S, MOST_FIELDS = 1024, 0.1, 16
 BROWSER = ("Origin", "Referer", "Sec-Fetch-Site")  # headers of web pages, which may not configure a server
 
 
@@ -44,7 +44,11 @@ class Pages:
         if parts.path == "/metrics":
             return page(self._metrics.text(self._busy(), self._about), CONTENT_TYPE)
         is_browser = any(request.headers.get_all(name) for name in BROWSER)
-        return self._config(parse_qs(parts.query, keep_blank_values=True, max_num_fields=16), is_browser)
+        try:
+            wanted = parse_qs(parts.query, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        except ValueError:
+            return _refused([f"more than {MOST_FIELDS} keys"])
+        return self._config(wanted, is_browser)
 
     def _config(self, wanted: Mapping[str, list[str]], is_browser: bool) -> Response:
         applied: dict[str, float] = {}
@@ -54,7 +58,7 @@ class Pages:
             errors += [error] if error else []
         now = {"max_batch_size": self._turns.batch, "max_wait_time": self._turns.wait_s}
         if errors and not applied:
-            return page(json.dumps({"errors": errors}) + "\n", "application/json", http.HTTPStatus.UNPROCESSABLE_ENTITY)
+            return _refused(errors)
         return page(
             json.dumps({"applied": applied, "config": now, **({"errors": errors} if errors else {})}) + "\n", "application/json"
         )
@@ -75,6 +79,10 @@ class Pages:
         except ValueError:
             return f"bad value for {name}: {text[:40]!r}; expected 1 to {MOST_BATCH}, or 0 to {MOST_WAIT_S} seconds"
         return ""
+
+
+def _refused(errors: list[str]) -> Response:
+    return page(json.dumps({"errors": errors}) + "\n", "application/json", http.HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def page(body: str, kind: str = "text/plain; charset=utf-8", status: http.HTTPStatus = http.HTTPStatus.OK) -> Response:

@@ -56,6 +56,7 @@ class Turns:
         batch: observations predicted at once at most, while several clients ask; 1 predicts for one after another.
         wait_s: the longest wait of a prediction for further requests.
         predicted: gets the number of observations of each prediction, and the seconds that it took.
+        clock: seconds that never go back.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Turns:
         batch: int = BATCH,
         wait_s: float = MOST_WAIT_S,
         predicted: Callable[[int, float], None] = lambda count, seconds: None,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self.batch, self._predicted, self._arrivals = batch, predicted, Arrivals(wait_s)
+        self.batch, self._predicted, self._arrivals, self._clock = batch, predicted, Arrivals(wait_s), clock
         self._policy, self._lock = policy, threading.Lock()
         self._changed, self._is_closed = threading.Condition(), False
         self._unread: deque[TurnRequest] = deque()
@@ -149,15 +151,15 @@ class Turns:
                 continue
             if job.observations:
                 self._ready.append(job)
-                self._arrivals.asked(job.client, time.monotonic())
+                self._arrivals.asked(job.client, self._clock())
             else:
                 job.finish([])
 
     def _gather(self) -> None:
         """Wait for clients that are about to ask, while the batch has room."""
-        since = time.monotonic()
+        since = self._clock()
         while self._ready and sum(len(job.observations) - len(job.chunks) for job in self._ready) < self.batch:
-            wait_s = self._arrivals.wait_s(since, time.monotonic(), {job.client for job in self._ready})
+            wait_s = self._arrivals.wait_s(since, self._clock(), {job.client for job in self._ready})
             if wait_s <= 0:
                 return
             with self._changed:
@@ -170,7 +172,7 @@ class Turns:
         """What to predict next: jobs and some of their observations. The jobs go to the end of the queue."""
         if not self._ready:
             return []
-        recent = self._arrivals.recent(time.monotonic())
+        recent = self._arrivals.recent(self._clock())
         self._suspects &= recent
         if len(recent | {job.client for job in self._ready}) == 1:
             job = self._ready.popleft()
@@ -188,7 +190,7 @@ class Turns:
         return parts
 
     def _advance(self, parts: list[tuple[TurnRequest, Sequence[Observation]]]) -> None:
-        observations, start_s = [observation for _, part in parts for observation in part], time.monotonic()
+        observations, start_s = [observation for _, part in parts for observation in part], self._clock()
         try:
             chunks = self.predict(observations)
         except BaseException as error:  # an error in the policy, or its `sys.exit`, must not stop the other clients
@@ -201,7 +203,7 @@ class Turns:
             return
         if len(parts) == 1:
             self._suspects.discard(parts[0][0].client)
-        took_s = time.monotonic() - start_s
+        took_s = self._clock() - start_s
         self._arrivals.predicted(len(observations), took_s)
         self._predicted(len(observations), took_s)
         start = 0
@@ -221,7 +223,7 @@ class Turns:
             self._ready.append(job)
 
     def _finish(self, job: TurnRequest, result: list[ActionChunk] | Exception) -> None:
-        self._arrivals.answered(job.client, time.monotonic())
+        self._arrivals.answered(job.client, self._clock())
         job.finish(result)
 
 

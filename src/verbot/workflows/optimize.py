@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from verbot.contracts import Policy
 from verbot.errors import ConfigError
 from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
-from verbot.files import write_atomic
+from verbot.files import sha256, write_atomic
 from verbot.folders import write_folder
 from verbot.parallel.progress import Progress
+from verbot.policy.identity import policy_identity
 from verbot.policy.runtime import TRUST, RuntimePolicy, is_exported
-from verbot.policy.storage import notes_of, policy_folder, to_json
+from verbot.policy.storage import MANIFEST, notes_of, policy_folder, to_json
+from verbot.policy.stored import CONFIG
 from verbot.workflows.parity import Parity, limit_of, observations_of, parity
 from verbot.workflows.timing import latencies, memory_mb, size_mb
 from verbot.workflows.train_evaluate import evaluate
@@ -112,6 +114,7 @@ def optimize(
         raise ConfigError(f"{policy} is an exported policy already; optimize the one that it was made of")
     if out.resolve() == source.resolve():
         raise ConfigError(f"{out} is the policy itself; choose another folder for the optimized one")
+    notes_of(out, (CONFIG, MANIFEST))  # raises, before the work begins, for a folder that is not to be replaced
     before = VLAPolicy.load(source)
     with Progress("optimize", 4, "steps", enabled=progress) as bar:
         compared, calibration = observations_of(
@@ -142,7 +145,7 @@ def optimize(
         write_folder(out, files | notes_of(out, files))
         write_atomic(out / RESULT, to_json(record))
         bar.update(4)
-    comparison = _success(str(source), out, evidence, progress) if evidence.scenes else None
+    comparison = _success(source, out, evidence, progress) if evidence.scenes else None
     if comparison is not None:
         write_atomic(out / RESULT, to_json({**record, "success": comparison.to_json()}))
     return OptimizeResult(out, found, record, comparison=comparison)
@@ -153,20 +156,27 @@ def _named(policy: str, export: ExportConfig) -> str:
     return f"{policy} as {export.to} in {export.precision}{pruned}"
 
 
-def _success(source: str, out: Path, evidence: Evidence, progress: bool) -> Comparison:
+def _success(source: Path, out: Path, evidence: Evidence, progress: bool) -> Comparison:
     """Both policies in the same scenes. An interrupted evaluation goes on."""
     settings: dict[str, Any] = {"episodes": evidence.scenes, "seed": evidence.seed, "workers": evidence.workers}
-    folder, trusted = Path(f"{out}-evaluation"), os.environ.get(TRUST)
+    first, second = evaluation_folder(BEFORE, source, out, evidence), evaluation_folder(AFTER, out, out, evidence)
+    trusted = os.environ.get(TRUST)
     os.environ[TRUST] = "1"  # for the workers, which open what was just written
     try:
-        for name, policy in ((BEFORE, source), (AFTER, str(out))):
+        for policy, folder in ((source, first), (out, second)):
             evaluate(
-                policy, evidence.suite, out=folder / name, baselines=False, videos=0, conditions=(), progress=progress, **settings
+                str(policy), evidence.suite, out=folder, baselines=False, videos=0, conditions=(), progress=progress, **settings
             )
     finally:
         del os.environ[TRUST]
         os.environ |= {} if trusted is None else {TRUST: trusted}
-    return compare_evaluations(folder / BEFORE, folder / AFTER)
+    return compare_evaluations(first, second)
+
+
+def evaluation_folder(name: str, policy: Path, out: Path, evidence: Evidence) -> Path:
+    """One for each policy and each set of scenes, so that `out` can be written again from another precision."""
+    what = f"{policy_identity(policy)} {evidence.suite} {evidence.scenes} {evidence.seed}"
+    return Path(f"{out}-evaluation", f"{name}-{sha256(what.encode())[:12]}")
 
 
 def _card(source: Path) -> str:

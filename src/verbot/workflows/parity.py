@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from verbot.contracts import Policy
 from verbot.data import open_dataset
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from verbot.data import Dataset
 
 BATCH = 20
+FrameNumbers = npt.NDArray[np.int64]  # their numbers, counted over all episodes
+CALIBRATION = 64  # observations at most
 FRAMES = 25  # of an expert's episode, at least; for how many episodes are collected
 
 
@@ -85,19 +88,28 @@ def parity(first: Policy, second: Policy, observations: Sequence[Observation]) -
     return Parity(float(found.mean()), float(np.quantile(found, 0.99)), float(found.max()), len(observations))
 
 
-def recorded_observations(dataset: Dataset, count: int, shift: float = 0.0) -> list[Observation]:
-    """`count` observations, evenly spaced over all frames of a dataset.
+def compared_and_others(total: int, count: int, most: int = CALIBRATION) -> tuple[FrameNumbers, FrameNumbers]:
+    """Up to `count` of `total` frames, evenly spaced, and up to `most` of the others.
 
-    Args:
-        shift: of all of them, in parts of the space between two; with 0.5 they lie between those of 0.
+    Of too few frames a quarter, and one at least, is left to the others.
 
-    Raises `ConfigError` for a dataset without frames.
+    Raises `ConfigError` for fewer than two frames.
+
+    Example:
+        >>> compared_and_others(8, 4), compared_and_others(3, 200)
+        ((array([0, 2, 4, 6]), array([1, 3, 5, 7])), (array([0, 1]), array([2])))
     """
+    if total < 2:
+        raise ConfigError(f"the dataset holds {total} frames; expected two at least, one to compare and one to calibrate with")
+    count = min(count, total - min(most, max(1, total // 4)))
+    compared = np.arange(count) * total // count
+    others = np.setdiff1d(np.arange(total), compared)
+    return compared, others[np.arange(min(most, len(others))) * len(others) // min(most, len(others))]
+
+
+def recorded_observations(dataset: Dataset, wanted: FrameNumbers) -> list[Observation]:
+    """The observations of the frames `wanted`, counted over all episodes and in ascending order."""
     lengths = dataset.lengths
-    total = int(lengths.sum())
-    if not total:
-        raise ConfigError(f"{dataset.root} holds no frames; give a dataset with episodes")
-    wanted = np.unique(((np.arange(count) + shift) * total / count).astype(np.int64) % total)
     starts = np.cumsum(lengths) - lengths
     found = []
     for number in np.unique(np.searchsorted(starts, wanted, "right") - 1).tolist():
@@ -114,16 +126,19 @@ def recorded_observations(dataset: Dataset, count: int, shift: float = 0.0) -> l
 def observations_of(
     policy: str, data: Path | None, suite: str, count: int, seed: int, progress: bool
 ) -> tuple[list[Observation], list[Observation]]:
-    """`count` recorded observations to compare policies on, and up to 64 others to calibrate with.
+    """`count` recorded observations to compare policies on, and up to `CALIBRATION` others to calibrate with.
 
-    They are of the dataset `data`, or of the suite's expert, as a function of `seed`.
+    They are of the dataset `data`, or of the suite's expert, as a function of `seed`. Raises `ConfigError` for too few.
     """
     if data is not None:
-        dataset = open_dataset(data)
-        return recorded_observations(dataset, count), recorded_observations(dataset, min(count, 64), 0.5)
+        return _chosen(open_dataset(data), count)
     with tempfile.TemporaryDirectory(prefix="verbot-parity-") as folder:
-        episodes = max(2, -(-count // FRAMES))
+        episodes = max(2, -(-(count + CALIBRATION) // FRAMES))
         options = fitting(policy, suite)
         collect(suite, Path(folder) / "data", episodes, seed, workers=1, images="image", options=options, progress=progress)
-        dataset = open_dataset(Path(folder) / "data")
-        return recorded_observations(dataset, count), recorded_observations(dataset, min(count, 64), 0.5)
+        return _chosen(open_dataset(Path(folder) / "data"), count)
+
+
+def _chosen(dataset: Dataset, count: int) -> tuple[list[Observation], list[Observation]]:
+    compared, others = compared_and_others(int(dataset.lengths.sum()), count)
+    return recorded_observations(dataset, compared), recorded_observations(dataset, others)

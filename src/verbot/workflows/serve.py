@@ -7,6 +7,7 @@ import stat
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,7 @@ def serve_policy(
         show: prints where the policy is served.
         quiet: no line of what happens.
     """
+    warnings.filterwarnings("ignore", module="PIL")  # of clients' pictures, which must not fill the log
     took_s = warm_up(policy, options.batch)
     if request.number:  # while it was loaded
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ class OnnxRuntime(Runtime):
             raise MissingDependencyError(f"the policy is executed by onnxruntime: {install_command('onnxruntime')}") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = self.threads, 1, 3
+        # Weights in other files than the verified ones are not read: the folder in which they would lie cannot exist.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{os.devnull}/none")
         try:
             session = onnxruntime.InferenceSession(files[f"{name}.onnx"], options, providers=["CPUExecutionProvider"])
         except KeyError as error:

@@ -15,6 +15,8 @@ from verbot.policy.runtimes import PRECISIONS, Feed, Graph, Runtime, runtimes
 if TYPE_CHECKING:
     from verbot.policy.export.graphs import GraphSource
 
+IR = b"<?xml"  # OpenVINO reads other formats too, which may take weights from any file of the machine
+
 
 @runtimes.register("openvino", needs=("openvino",))
 class OpenVino(Runtime):
@@ -41,6 +43,8 @@ class OpenVino(Runtime):
         }
         try:
             weights = openvino.Tensor(np.frombuffer(files[f"{name}.bin"], np.uint8).copy())
+            if not files[f"{name}.xml"].startswith(IR):
+                raise PolicyError(f"{name}.xml is no graph of OpenVINO: it does not begin with {IR.decode()}")
             core = openvino.Core()
             model = core.compile_model(core.read_model(files[f"{name}.xml"], weights), "CPU", hints)
         except KeyError as error:
