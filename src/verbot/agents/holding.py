@@ -130,6 +130,12 @@ class HoldAgent:
         if self._pending is not None:
             self._pending.is_old = True
 
+    def interrupt(self) -> None:
+        """Drop the actions that are left and an answer that is late, and go on from an observation that is taken from now on."""
+        interrupt(self._agent)
+        if self._pending is not None:
+            self._pending.is_old = True
+
     def act(self, observation: Observation) -> FloatArray:
         deadline = time.monotonic() + self.timeout_s
         pending = self._pending
