@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from verbot.agents import ChunkAgent, EnsembleAgent, HoldAction, HoldAgent
-from verbot.contracts import Agent
+from verbot.contracts import Agent, HoldingAgent, InterruptibleAgent
 from verbot.errors import ConfigError, ConnectionLostError, SpecError, WireError
 from verbot.spec import ActionChunk, Component, Observation, RobotSpec
 
@@ -72,6 +72,23 @@ def test_a_lost_policy_holds_the_robot_and_a_fresh_observation_moves_it(make: Ca
     assert (agent.holds, agent.reason) == (4, "")
     agent.reset("go")
     assert agent.holds == 0
+
+
+def test_a_guard_that_holds_the_robot_makes_it_drop_its_actions_and_an_answer_that_is_late() -> None:
+    agent = HoldAgent(ChunkAgent(policy := Fallible(), execute=4), 5.0)
+    agent.reset("go")
+    assert isinstance(agent, InterruptibleAgent) and isinstance(agent, HoldingAgent)
+    agent.act(at(0.02))
+    agent.interrupt()  # as `GuardedAgent` does
+    assert agent.act(at(0.04))[0] == pytest.approx(0.04) and policy.times == [0.02, 0.04]
+    policy.fault, agent.timeout_s = threading.Event(), 1e-6
+    agent.interrupt()
+    assert "did not answer" in (agent.act(at(0.06)), agent.reason)[1]
+    agent.interrupt()
+    policy.fault.set()
+    assert agent._pending is not None and agent._pending.done.wait(10)
+    policy.fault, agent.timeout_s = None, 5.0
+    assert agent.act(at(0.08))[0] == pytest.approx(0.08) and policy.times == [0.02, 0.04, 0.06, 0.08]
 
 
 def test_a_late_answer_is_dropped_and_no_step_takes_longer_than_its_time_limit() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from verbot.agents import ChunkAgent, OverlappingAgent, RealTimeAgent
 from verbot.agents.real_time import DelayEstimate
-from verbot.contracts import WaitingAgent
+from verbot.contracts import HoldingAgent, InterruptibleAgent, WaitingAgent
 from verbot.errors import ConfigError, ConnectionLostError, PolicyError
 from verbot.rollout.delay import Delay, DelayedAnswers, DelayedPolicy
 from verbot.spec import ActionChunk, Component, Observation, RobotSpec
@@ -250,6 +250,22 @@ def test_after_the_deadline_the_robot_is_held_and_the_late_answer_is_dropped() -
     answer()
     assert agent.act(observe(7))[0] == 300 and agent.reason == ""
     assert [round(query.time_s * 10) for query in policy.queries] == [0, 3, 6]
+
+
+def test_a_guard_that_holds_the_robot_makes_it_wait_for_an_answer_to_what_it_sees_then() -> None:
+    agent, policy, _, answer = overlapping()
+    assert isinstance(agent, InterruptibleAgent) and isinstance(agent, HoldingAgent)
+    agent.act(observe(0))
+    assert agent.reason == "no action is left until the policy answers"
+    answer()
+    assert (agent.act(observe(1))[0], agent.reason) == (100, "")
+    agent.act(observe(4))  # asks
+    agent.interrupt()  # as `GuardedAgent` does
+    answer()
+    assert agent.act(observe(5))[0] == 0 and agent.reason
+    answer()
+    assert agent.act(observe(6))[0] == 300
+    assert [round(query.time_s * 10) for query in policy.queries] == [0, 4, 5]
 
 
 def test_a_lost_policy_holds_at_once_and_other_errors_are_raised() -> None:

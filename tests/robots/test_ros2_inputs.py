@@ -176,6 +176,7 @@ def test_joints_of_two_publishers_have_times_of_their_own():
     [
         (joints("ab", [1]), "2 names and 1 numbers of position"),
         (joints("ab", [1, np.nan]), "the position of joint 'b' is nan"),
+        (joints("ab", [1, -1e300]), "the position of joint 'b' is -1e+300"),  # infinite in float32
         (joints("aab", [1, 1, 1]), "names a joint twice"),
         (joints((), [1])[:-3], "no sensor_msgs/msg/JointState"),
     ],
@@ -201,11 +202,13 @@ def test_a_pose_is_w_first_and_in_its_frame():
     for bad, reason in (
         (pose((0, 0, 0), (0, 0, 0, 0)), "length 0"),
         (pose((0, 0, np.inf), (0, 0, 0, 1)), "not finite"),
+        (pose((1e300, 0, 0), (0, 0, 0, 1)), "not finite"),
+        (pose((0, 0, 0), (1e300, 0, 0, 1)), "not finite"),
         (pose((0, 0, 0), (0, 0, 0, 1), "map"), "frame 'map'; expected 'base_link'"),
     ):
         part.take(arrivals(bad))
         assert reason in part.rejected.reason
-    assert part.rejected.count == 3 and part.values(topics[0])[0].tolist() == [0.1, 0.2, 0.3]
+    assert part.rejected.count == 5 and part.values(topics[0])[0].tolist() == [0.1, 0.2, 0.3]
 
 
 def test_ages_count_differences_of_stamps_alone():

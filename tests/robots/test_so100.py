@@ -126,6 +126,26 @@ def test_stop_holds_the_joints_that_can_be_reached(arm):
     robot.close()
 
 
+def test_a_joint_that_was_stopped_and_then_lost_is_not_sent_on_when_it_is_back(arm, monkeypatch):
+    robot = arm.robot()
+    robot.connect()
+    robot.act(np.array([1.5, -1.0, 1.0, 1.0, 1.0, 0.0], np.float32))
+    arm.wait(0.2)
+    elbow, write_once = arm.bus.servo(3), robot._bus.write_once
+
+    def write_and_lose(register, values):
+        write_once(register, values)
+        elbow.number = 9
+
+    monkeypatch.setattr(robot._bus, "write_once", write_and_lose)
+    with pytest.raises(RobotError, match=r"'elbow_flex' \(servo 3\) on the emulator does not answer"):
+        robot.stop()
+    held, elbow.number = elbow.get(GOAL), 3
+    robot.observe()
+    assert elbow.get(GOAL) == held
+    robot.close()
+
+
 @pytest.mark.parametrize("release", [False, True])
 def test_close_holds_or_lets_the_arm_sink_slowly(arm, release):
     robot = arm.robot(release=release)

@@ -70,6 +70,15 @@ def test_an_agent_that_cannot_wait_is_an_error_of_its_episode() -> None:
     assert all(r.outcome == "error" and "cannot be evaluated with a delay" in str(r.error) for r in results.values())
 
 
+def test_a_policy_that_does_not_go_with_the_agent_is_refused_before_the_first_episode() -> None:
+    import toy_world
+
+    factories = EnvFactories.of(toy_world.ToyEnv)  # type: ignore[arg-type]
+    runner = VectorRunner(factories, toy_world.ToyPolicy(), agent("guided"), 1, delay=Delay(1))
+    with pytest.raises(ConfigError, match="does not continue planned actions by the method 'guided'"):
+        runner.check()
+
+
 def test_wrappers_pass_on_that_an_answer_is_lost() -> None:
     import toy_world
 

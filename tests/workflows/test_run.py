@@ -1,6 +1,7 @@
 """`verbot run`: a policy, here or behind an address, drives a simulated robot, guarded and recorded."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -73,6 +74,27 @@ def test_a_served_policy_drives_a_simulated_robot_and_is_recorded(server, tmp_pa
     assert json.loads((tmp_path / "out/run.jsonl").read_text().splitlines()[-1])["steps"] == 10
 
 
+class AnsweringTimes(Times):
+    """A clock on which each prediction is there before the next step."""
+
+    def sleep(self, seconds):
+        super().sleep(seconds)
+        for thread in threading.enumerate():
+            if thread.name == "overlapping":
+                thread.join(10)
+
+
+def test_in_real_time_the_policy_predicts_while_the_robot_moves(server, tmp_path):
+    config = RunConfig(
+        server.url, "simulated", TEXT, {"request": {"task": "put"}}, 1.0, out=tmp_path, execute=3, real_time="aligned"
+    )
+    result = run(config, progress=False, times=AnsweringTimes().loop)
+    assert (result.summary.steps, result.summary.misses, result.summary.waited) == (10, 0, 1), "held until the first answer alone"
+    assert result.summary.rules["range"] == 3  # row 2 of each chunk, at steps 3, 5 and 8
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert lines[0]["real_time"] == "aligned" and "no action is left" in str([line.get("waits") for line in lines])
+
+
 def test_the_command_prints_figures_and_says_what_does_not_fit(server, tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["run", server.url, "--instruction", TEXT, "--seconds", "0.3", "--timeout-s", "5", "--out", str(tmp_path / "out")])
@@ -89,6 +111,8 @@ def test_the_command_prints_figures_and_says_what_does_not_fit(server, tmp_path,
     [
         ({"agent": "other"}, UnknownNameError, "no agent named 'other'"),
         ({"agent": "ensemble", "execute": 2}, ConfigError, "--execute does not apply"),
+        ({"agent": "ensemble", "real_time": "aligned"}, ConfigError, "--real-time does not apply"),
+        ({"real_time": "guided"}, ConfigError, "does not continue planned actions"),
         ({"options": {"speed": 1}}, ConfigError, "robot 'simulated' has no field 'speed'"),
         ({"robot": "simulate"}, UnknownNameError, "Did you mean 'simulated'"),
     ],

@@ -131,7 +131,7 @@ class HoldAgent:
             self._pending.is_old = True
 
     def interrupt(self) -> None:
-        """Drop the actions that are left, and a prediction that is on its way: it goes on from the next observation."""
+        """Drop the actions that are left and an answer that is late, and go on from an observation that is taken from now on."""
         interrupt(self._agent)
         if self._pending is not None:
             self._pending.is_old = True

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from verbot.agents.holding import Prediction
 from verbot.agents.interrupting import interrupt
-from verbot.contracts import WaitingAgent
+from verbot.contracts import HoldingAgent, WaitingAgent
 from verbot.errors import ConfigError
 from verbot.spec import FloatArray, Observation
 
@@ -41,7 +41,8 @@ class OverlappingAgent:
         if not (math.isfinite(deadline_s) and deadline_s > 0):
             raise ConfigError(f"deadline_s is {deadline_s}; expected seconds, more than 0")
         interrupt(agent)
-        self.deadline_s, self.reason = deadline_s, ""  # why the actions were dropped; "" since the policy answers again
+        self.deadline_s = deadline_s
+        self._dropped = ""  # why the actions were dropped; "" since the policy answers again
         self._agent, self._clock = agent, clock
         self._pending: Prediction | None = None
         self._began = 0.0
@@ -49,7 +50,18 @@ class OverlappingAgent:
     def reset(self, instruction: str) -> None:
         """The answer of a prediction for the episode before is dropped."""
         self._agent.reset(instruction)
-        self.reason = ""
+        self._dropped = ""
+        if self._pending is not None:
+            self._pending.is_old = True
+
+    @property
+    def reason(self) -> str:
+        """Why the actions were dropped, or the robot was held in the latest step; ``""`` while it moves."""
+        return self._dropped or (self._agent.reason if isinstance(self._agent, HoldingAgent) else "")
+
+    def interrupt(self) -> None:
+        """The robot is held until the answer to an observation that is taken from now on."""
+        interrupt(self._agent)
         if self._pending is not None:
             self._pending.is_old = True
 
@@ -75,13 +87,13 @@ class OverlappingAgent:
         self._pending = None
         pending.raise_unless_lost()
         if pending.is_old:
-            self._give_up(self.reason)  # the agent must ask again, about a newer observation
+            self._give_up(self._dropped)  # the agent must ask again, about a newer observation
         elif pending.chunk is None:
             self._give_up(str(pending.error))
         else:
-            self.reason = ""
+            self._dropped = ""
             self._agent.receive(pending.chunk)
 
     def _give_up(self, reason: str) -> None:
-        self.reason = reason
+        self._dropped = reason
         interrupt(self._agent)

@@ -123,6 +123,11 @@ class RealTimeAgent:
         self.holds, self.switches, self._last, self._held_state = 0, 0, None, None
         self._memory.reset(instruction)
 
+    @property
+    def reason(self) -> str:
+        """Why the robot was held in the latest step; ``""`` if it was not."""
+        return "" if self._held_state is None else "no action is left until the policy answers"
+
     def interrupt(self) -> None:
         """The robot is held from the next step on, until a query that is made then is answered."""
         self._drop()

@@ -9,6 +9,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from verbot.cli.options import Method
+
 
 @dataclass(frozen=True)
 class RobotOptions:
@@ -32,13 +34,16 @@ class RunOptions:
     Args:
         agent: chunk executes some actions of each chunk; ensemble predicts at every step and averages.
         execute: number of actions of each chunk to execute.
-        timeout_s: seconds that a step waits for the policy, after which the robot is held; otherwise one control period.
+        real_time: predict while the robot moves, by this method of real-time chunking; otherwise steps wait for the policy.
+        timeout_s: seconds that a step waits for the policy, after which the robot is held; otherwise one control period. With
+            --real-time no step waits: the time limit of a prediction, otherwise a second.
         max_age_s: the oldest observation that the robot may be moved by; otherwise that of its spec, or a second.
         device: the device of a policy in this process: cpu, cuda, cuda:N, mps or auto.
     """
 
     agent: Literal["chunk", "ensemble"] = "chunk"
     execute: int = 1
+    real_time: Method | None = None
     timeout_s: float | None = None
     max_age_s: float | None = None
     device: str = "cpu"
@@ -74,7 +79,7 @@ def run_command(
 
     config = RunConfig(
         policy, robot.robot, instruction, assignments(robot.robot_set), seconds, record, out, acting.agent, acting.execute,
-        acting.timeout_s, robot.unguarded, GuardConfig(max_age_s=acting.max_age_s), acting.device,
+        acting.timeout_s, robot.unguarded, GuardConfig(max_age_s=acting.max_age_s), acting.device, acting.real_time,
     )  # fmt: skip
     result = run(config)
     print(result.table(), out / "run.jsonl", sep="\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verbot.contracts.agents import Agent, ChunkedAgent, Expert, InterruptibleAgent, WaitingAgent
+from verbot.contracts.agents import Agent, ChunkedAgent, Expert, HoldingAgent, InterruptibleAgent, WaitingAgent
 from verbot.contracts.envs import (
     POINTS,
     Compositional,
@@ -54,6 +54,7 @@ __all__ = [
     "Grammar",
     "IdentifiedPolicy",
     "InstructedRobot",
+    "HoldingAgent",
     "InterruptibleAgent",
     "LeaderArm",
     "Leveled",

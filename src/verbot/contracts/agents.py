@@ -33,14 +33,24 @@ class ChunkedAgent(Agent, Protocol):
 
 
 @runtime_checkable
-class InterruptibleAgent(ChunkedAgent, Protocol):
+class InterruptibleAgent(Agent, Protocol):
     """An agent that can drop the actions it has left, because the robot did something else; the policy's memory stays."""
 
     def interrupt(self) -> None: ...
 
 
 @runtime_checkable
-class WaitingAgent(InterruptibleAgent, Protocol):
+class HoldingAgent(Agent, Protocol):
+    """An agent that holds the robot while it has no action."""
+
+    @property
+    def reason(self) -> str:
+        """Why it held the robot in the latest step; ``""`` if it did not."""
+        ...
+
+
+@runtime_checkable
+class WaitingAgent(ChunkedAgent, InterruptibleAgent, Protocol):
     """An agent that acts while an answer is on its way: after `next_query` it asks nothing before `receive` or `lost`."""
 
     def lost(self) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-from verbot.agents import GuardedAgent, HoldAgent
+from verbot.agents import GuardedAgent
 from verbot.agents.guard_events import GuardResult
-from verbot.contracts import AgingRobot, InstructedRobot, Robot
+from verbot.contracts import AgingRobot, HoldingAgent, InstructedRobot, Robot
 from verbot.deploy.loop_report import LoopReport, LoopStep, LoopSummary
 from verbot.errors import RobotError
 from verbot.parallel.signals import StopRequest, deferred
@@ -77,9 +77,10 @@ class ControlLoop:
 
     Args:
         robot: connected by `run`.
-        agent: the outermost agent; its guard is of this robot. Inside, a `HoldAgent` bounds the time of each step: without one a
-            policy that does not answer stops the loop until it does, while the robot moves on as it was last commanded.
-        holding: that `HoldAgent`, to report its holds.
+        agent: the outermost agent; its guard is of this robot. Inside, a `HoldAgent` or an `OverlappingAgent` bounds the time of
+            each step: without one a policy that does not answer stops the loop until it does, while the robot moves on as it was
+            last commanded.
+        holding: that agent, to report its holds.
         recorder: keeps each step.
 
     Example:
@@ -91,7 +92,7 @@ class ControlLoop:
         self,
         robot: Robot,
         agent: GuardedAgent,
-        holding: HoldAgent | None = None,
+        holding: HoldingAgent | None = None,
         recorder: Recorder | None = None,
         times: LoopTime | None = None,
     ):

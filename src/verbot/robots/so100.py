@@ -229,6 +229,7 @@ class SoArm:
         places = bus.read_once(registers.PRESENT_POSITION, self._of().servos, _AGREE)
         goals = {joint.id: joint.clip(places[joint.id]) for joint in joints[:-1] if joint.id in places}
         bus.write_once(registers.GOAL_POSITION, goals)
+        self._goals = {**self._goals, **goals}  # so that `observe` sends no joint on that is lost from here on
         try:
             self._hold(joints)
         except RobotError:

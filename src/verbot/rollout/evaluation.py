@@ -57,7 +57,7 @@ class EvaluationSetup:
         sample: draw actions from the distribution of the policy's head (see `VectorRunner`).
         delay: how long each answer of the policy takes (see `VectorRunner`).
 
-    `open` raises the errors of loading the policy, and `SpecError` if it does not fit the env.
+    `open` raises the errors of loading the policy, `SpecError` if it does not fit the env, and `ConfigError` if not the agent.
     """
 
     factories: EnvFactories

@@ -116,9 +116,13 @@ class VectorRunner:
         self._idle: dict[bool, list[Env]] = {True: [], False: []}  # True: with cameras
 
     def check(self) -> None:
-        """Raise `SpecError` unless the policy's cameras, state and action match those of the env."""
+        """Raise `SpecError` unless the policy's cameras, state and action match those of the env, `ConfigError` without an agent.
+
+        Some agents need more of a policy than others, and raise what it lacks when they are made.
+        """
         if self._policy is None:
             return
+        self._wrapped(self._policy)
         env = self._factories.with_cameras()
         self._idle[True].append(env)
         expected, actual = self._policy.spec, env.robot_spec
@@ -188,8 +192,11 @@ class VectorRunner:
     def _new_agent(self, job: Job) -> Agent:
         if self._policy is None:
             raise SimulationError("this runner has no policy")
-        agent = self._make_agent(self._policy if self._delay.is_none else DelayedPolicy(self._policy))
+        agent = self._wrapped(self._policy)
         return SamplingAgent(agent, zlib.crc32(job.key.encode())) if self._sample else agent
+
+    def _wrapped(self, policy: Policy) -> ChunkedAgent:
+        return self._make_agent(policy if self._delay.is_none else DelayedPolicy(policy))
 
     def _predict(self, queries: Sequence[tuple[EpisodeSlot, Observation]], batch: int) -> dict[int, Exception]:
         """Answer the queries by one prediction, in a batch of `batch`. Returns exceptions by episode."""

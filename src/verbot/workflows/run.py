@@ -9,9 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from verbot.agents import ChunkAgent, EnsembleAgent, Guard, GuardConfig, GuardedAgent, HoldAgent
+from verbot.agents import (
+    ChunkAgent,
+    EnsembleAgent,
+    Guard,
+    GuardConfig,
+    GuardedAgent,
+    HoldAgent,
+    OverlappingAgent,
+    RealTimeAgent,
+)
+from verbot.agents.overlapping import DEADLINE_S
 from verbot.configuration import nested
-from verbot.contracts import ChunkedAgent, Policy, Robot
+from verbot.contracts import Policy, Robot
 from verbot.deploy.loop import ControlLoop, LoopConfig, LoopTime, oldest_s
 from verbot.deploy.loop_recording import RunRecorder
 from verbot.deploy.loop_report import LoopSummary
@@ -43,10 +53,12 @@ class RunConfig:
         record: a dataset that gets the run.
         out: folder for ``run.jsonl``.
         agent: ``"chunk"`` executes `execute` actions of each chunk; ``"ensemble"`` averages the chunks of all steps.
-        timeout_s: how long a step waits for the policy; None is one control period.
+        timeout_s: how long a step waits for the policy; None is one control period. With `real_time` no step waits, and it is the
+            time limit of a prediction; None is a second.
         unguarded: accept a robot without motion limits.
         guard: when the guard holds and latches.
         device: of a policy in this process.
+        real_time: method of `RealTimeAgent`: the policy predicts in a thread while the robot moves. None waits for the policy.
     """
 
     policy: str
@@ -62,6 +74,7 @@ class RunConfig:
     unguarded: bool = False
     guard: GuardConfig | None = None
     device: str = "cpu"
+    real_time: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,9 +110,10 @@ def run(config: RunConfig, progress: bool = True, times: LoopTime | None = None)
     with _policy(config) as policy, _folder(config.out):
         check_matching(policy.spec, robot.spec, config.policy)
         guard = Guard(robot.spec, _guard_config(config, robot), config.unguarded)
-        held = HoldAgent(_agent(config, policy), config.timeout_s)
+        held = _agent(config, policy)
         agent = GuardedAgent(held, guard, oldest_s(robot))
         about = {"policy": config.policy, "robot": config.robot, "agent": config.agent, "execute": config.execute}
+        about |= {"real_time": config.real_time} if config.real_time else {}
         recorder = None if config.record is None else RunRecorder(config.record, robot.spec, config.instruction, about)
         simulated = robot if isinstance(robot, SimulatedRobot | SimulatedProcess) else None
         total = None if config.seconds is None else max(1, round(config.seconds * robot.spec.rate_hz))
@@ -145,12 +159,19 @@ def _folder(out: Path | None) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if out is None else hold(out, "another run writes here")
 
 
-def _agent(config: RunConfig, policy: Policy) -> ChunkedAgent:
+def _agent(config: RunConfig, policy: Policy) -> HoldAgent | OverlappingAgent:
+    """Holds the robot while it has no action."""
     if config.agent not in AGENTS:
         raise UnknownNameError("agent", config.agent, AGENTS)
     if config.agent == "ensemble" and config.execute != 1:
         raise ConfigError("--execute does not apply: the agent ensemble predicts at every step")
-    return EnsembleAgent(policy) if config.agent == "ensemble" else ChunkAgent(policy, config.execute)
+    if config.real_time is not None:
+        if config.agent != "chunk":
+            raise ConfigError(f"--real-time does not apply: the agent {config.agent} waits for each prediction")
+        deadline_s = DEADLINE_S if config.timeout_s is None else config.timeout_s
+        return OverlappingAgent(RealTimeAgent(policy, config.execute, config.real_time), deadline_s)
+    acting = EnsembleAgent(policy) if config.agent == "ensemble" else ChunkAgent(policy, config.execute)
+    return HoldAgent(acting, config.timeout_s)
 
 
 def _guard_config(config: RunConfig, robot: Robot) -> GuardConfig:

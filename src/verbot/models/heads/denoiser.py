@@ -17,7 +17,7 @@ class Denoiser(nn.Module):
 
     Args:
         hidden, layers: width and number of layers.
-        takes_clean: the chunk may hold clean actions at some positions, whose time is 1.
+        takes_clean: the chunk may hold clean actions, whose positions are an input of their own.
     """
 
     def __init__(self, inputs: HeadInput, hidden: int, layers: int, takes_clean: bool = False):

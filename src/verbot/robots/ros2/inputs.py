@@ -26,6 +26,7 @@ WINDOW_S = 10.0  # in which the fastest message is the measure of the others
 MOST_WRITERS = 64
 LONGEST_INSTRUCTION = 2000  # characters
 DECODED_BYTES = 1 << 28  # of a compressed picture
+LARGEST = 1e30  # of a number: what is larger is no measurement, and none in float32
 JOINT_DEPTH = 32  # messages of joints are kept: several publishers may share a topic
 
 
@@ -191,7 +192,7 @@ class JointInput:
             if len(values) != len(message.name):
                 raise DataError(f"it has {len(message.name)} names and {len(values)} numbers of {field}")
             value = float(values[places[joint]])
-            if not math.isfinite(value):
+            if not abs(value) <= LARGEST:
                 raise DataError(f"the {field} of joint {joint!r:.80} is {value}")
             found[field, joint] = value
         return found, message
@@ -233,9 +234,9 @@ class PoseInput:
         place, turn = message.pose.position, message.pose.orientation
         found = {"position": np.array([place.x, place.y, place.z])}
         quaternion = np.array([turn.w, turn.x, turn.y, turn.z])  # ROS has w last
-        norm = float(np.linalg.norm(quaternion))
-        if not np.isfinite(found["position"]).all() or not math.isfinite(norm):
+        if not all(abs(number) <= LARGEST for number in (*found["position"], *quaternion)):
             raise DataError("its pose is not finite")
+        norm = math.hypot(*quaternion)
         if any(topic.field == "orientation" for topic in self._topics):
             if abs(norm - 1) > 0.01:
                 raise DataError(f"its quaternion has length {norm:.3g}; expected 1")
