@@ -94,7 +94,7 @@ def test_a_check_measures_rates_and_ages_and_commands_nothing():
     assert lacking_limits(RobotSpec("slide", 10.0, (), (X,), (X,)))[0].startswith("robot 'slide' has no motion limits for 'x'")
 
 
-def test_recorded_actions_are_played_through_the_guard(tmp_path, capsys):
+def test_recorded_actions_are_played_through_the_guard(tmp_path, capsys, monkeypatch):
     path, now = str(example_dataset(tmp_path / "d")), [0.0]
     clock, sleep = lambda: now[0], lambda seconds: now.__setitem__(0, now[0] + seconds)
     robot = from_words(robots, "playback", [f"path={path}", "episode=1"])
@@ -105,6 +105,10 @@ def test_recorded_actions_are_played_through_the_guard(tmp_path, capsys):
     assert (result.steps, result.late, result.seconds) == (6, 0, pytest.approx(0.6))
     assert robot.report().commanded == 6 and robot.report().difference["gripper"] == (0.0, 0.0)
     assert result.state_error["ee_position"] == (0.0, 0.0)
+    slow, commanded = iter((0.0, 0.0, 0.35, 0.0, 0.0, 0.0)), []
+    monkeypatch.setattr(robot, "act", lambda action: sleep(next(slow)) or commanded.append(round(now[0], 6)))
+    begun_s, late = now[0], replay_episode(robot, path, 1, 6, unguarded=True, clock=clock, sleep=sleep).late
+    assert late == 1 and np.allclose(np.subtract(commanded, begun_s), [0.0, 0.1, 0.55, 0.65, 0.75, 0.85])
     with pytest.raises(ConfigError, match="has no episode 7; it has 2"):
         replay_episode(robot, path, 7)
     with pytest.raises(ConfigError, match="whose actions 'slide' cannot execute: .*action.* differ"):

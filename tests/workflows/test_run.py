@@ -130,7 +130,10 @@ def test_a_robot_without_limits_is_refused_until_its_owner_says_so(server, monke
 
     bare = dataclasses.replace(Upward.spec, limits=(), workspaces=())
     monkeypatch.setattr(SimulatedRobot, "spec", property(lambda self: bare))
+    closed, close = [], SimulatedRobot.close
+    monkeypatch.setattr(SimulatedRobot, "close", lambda robot: closed.append(robot) or close(robot))
     config = RunConfig(server.url, "simulated", TEXT, seconds=0.2, timeout_s=5.0)
     with pytest.raises(ConfigError, match="has no motion limits for 'position_delta', 'rotation_delta'.*--unguarded"):
         run(config, progress=False)
+    assert closed
     assert run(dataclasses.replace(config, unguarded=True), progress=False, times=Times().loop).summary.steps == 2

@@ -107,7 +107,7 @@ def run(config: RunConfig, progress: bool = True, times: LoopTime | None = None)
         0
     """
     robot = _robot(config)
-    with _policy(config) as policy, _folder(config.out):
+    with contextlib.closing(robot), _policy(config) as policy, _folder(config.out):
         check_matching(policy.spec, robot.spec, config.policy)
         guard = Guard(robot.spec, _guard_config(config, robot), config.unguarded)
         held = _agent(config, policy)
