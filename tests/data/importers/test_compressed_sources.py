@@ -2,15 +2,19 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import struct
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from verbot.data.importers import limits, rlds
+from verbot.data.importers import images, limits, mcap_reader, rlds, tfrecord
 from verbot.data.importers.bag_episodes import PackedNumbers, _Numbers
 from verbot.data.importers.bag_timing import TopicStream
 from verbot.data.importers.images import FloatRanges
@@ -191,3 +195,43 @@ def test_files_of_a_manifest_have_a_limit(tmp_path, monkeypatch):
     object.__setattr__(step, "number", 0)
     with pytest.raises(DataError, match="a.png has a picture of 1 GiB; at most 256 MiB are read"):
         manifest._Step._content(step, "a.png")
+
+
+def test_records_without_content_end_a_file_after_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfrecord, "EMPTY", 3)
+    head = struct.pack("<Q", 0)
+    empty = head + struct.pack("<I", tfrecord.masked(head)) + struct.pack("<I", tfrecord.masked(b""))
+    (tmp_path / "one").write_bytes(empty * 2)
+    assert [record.problem for record in tfrecord.RecordFile(tmp_path / "one").records()] == ["", ""]
+    (tmp_path / "one").write_bytes(gzip.compress(empty * 9))
+    *first, last = tfrecord.RecordFile(tmp_path / "one").records()
+    assert len(first) == 3 and last.problem == "has 3 empty records in a row before record 3"
+
+
+def test_a_small_frame_of_zstd_expands_to_little(monkeypatch):
+    zstandard = pytest.importorskip("zstandard")
+    monkeypatch.setattr(limits, "EXPANDED_BYTES", 1 << 20)
+    packed = zstandard.ZstdCompressor().compress(bytes(1 << 22))
+    with pytest.raises(DataError, match="one has a compressed part of 4 MiB; at most 1 MiB are read"):
+        limits.unzstd(packed, "one")
+    noise = zstandard.ZstdCompressor().compress(NOISE * 8)
+    assert len(limits.unzstd(noise, "one")) == 1 << 22
+
+
+def test_one_picture_for_more_actions_than_fit_is_not_decoded(monkeypatch):
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(sink, "PNG")
+    assert len(images.repeated_image(sink.getvalue(), "one", 3)) == 3
+    monkeypatch.setattr(images, "decode_image", None)
+    with limits.episode_room(1 << 20), pytest.raises(DataError, match="one would bring the episode to 11.7 MiB"):
+        images.repeated_image(sink.getvalue(), "one", 1000)
+
+
+def test_a_message_of_very_many_numbers_is_not_decoded(monkeypatch):
+    monkeypatch.setattr(mcap_reader, "NUMBERS_BYTES", 16)
+    channel = SimpleNamespace(topic="/numbers", message_encoding="cdr")
+    schema = SimpleNamespace(name="a/Numbers", encoding="ros2msg", data=b"float64[] data")
+    with pytest.raises(DataError, match="one has a message of /numbers of 17 bytes; at most 16 bytes are read"):
+        mcap_reader._decoded("one", schema, channel, bytes(17), False)
+    schema.data = b"uint8[] data"
+    assert mcap_reader._decoded("one", schema, channel, b"\0\1\0\0" + struct.pack("<I", 12) + bytes(12), False).data == bytes(12)

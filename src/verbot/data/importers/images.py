@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers.limits import PIXELS, check_picture, other_episode, take
+from verbot.data.importers.limits import PIXELS, check_picture, other_episode, room_left, take
 from verbot.data.storage.containers import open_video
 from verbot.data.storage.decoding import FORMATS, picture_errors
 from verbot.errors import ConfigError, CorruptFileError, DataError
@@ -102,6 +103,14 @@ def opened_picture(content: bytes, name: object) -> Iterator[Any]:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             check_picture(*picture.size, name)
             yield picture
+
+
+def repeated_image(content: bytes, name: object, count: int) -> list[UInt8Array]:
+    """The same decoded picture `count` times. Raises `DataError`, before it is decoded, if the episode has no room for them."""
+    with contextlib.suppress(*picture_errors()), opened_picture(content, name) as picture:  # decoding it names the fault
+        if (size := 3 * math.prod(picture.size) * count) > room_left():
+            take(size, name)
+    return [decode_image(content, name)] * count
 
 
 def video_frames(path: Path) -> Iterator[UInt8Array]:

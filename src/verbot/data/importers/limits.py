@@ -23,6 +23,7 @@ TEXT_BYTES = 1 << 26  # of the texts of one field of an episode
 DOCUMENT_BYTES = 1 << 24  # of metadata in JSON
 EPISODE_BYTES = 8 << 30
 DEFLATE = 1032  # deflate expands its input at most so many times
+EXPANDED_BYTES = 1 << 26  # of a compressed message or chunk, or as many as `RATIO` allows
 RATIO, SMALL_BYTES = 200, 1 << 30  # a compressed file of recordings expands so many times at most, or to so many bytes
 PIECE = 1 << 20
 TRAILER = 4  # bytes of a checksum after a compressed stream
@@ -125,8 +126,14 @@ def check_picture(width: int, height: int, name: object) -> None:
 
 
 def unzstd(content: bytes, name: object, most: int = ITEM_BYTES) -> bytes:
-    """Decompress one zstd frame. Raises `DataError` if it holds more than `most`, and zstandard's own errors for damage."""
+    """Decompress one zstd frame.
+
+    Raises `DataError` if it holds more than `most`, or more than `EXPANDED_BYTES` and `RATIO` times its size, and zstandard's own
+    errors for damage.
+    """
     import zstandard
+
+    most = min(most, max(EXPANDED_BYTES, RATIO * len(content)))
 
     stated = zstandard.frame_content_size(content)
     check_item(max(stated, 0), name, "a compressed part", most)

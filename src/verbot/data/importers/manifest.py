@@ -24,7 +24,7 @@ import numpy as np
 
 from verbot.data.importers import FieldNote, Item, RawEpisode, known_robots, pick, reading, sources, unique
 from verbot.data.importers.fields import COLUMNS, GUESSED_FIELDS, FieldOptions, column_of, left_out
-from verbot.data.importers.images import decode_image, decode_plane, depth_of, stack, video_frames
+from verbot.data.importers.images import decode_image, decode_plane, depth_of, repeated_image, stack, video_frames
 from verbot.data.importers.json_entries import Place, entries, read_entry
 from verbot.data.importers.limits import check_item
 from verbot.data.storage.segments import InstructionSegment
@@ -241,7 +241,7 @@ class _Step:
                 yield frame
             self._check(count, camera)
         elif isinstance(paths, str):
-            yield from [decode_image(self._content(paths), self._inside(paths))] * self.length
+            yield from repeated_image(self._content(paths), self._inside(paths), self.length)
         else:
             listed = self._listed(paths)
             self._check(len(listed), camera)

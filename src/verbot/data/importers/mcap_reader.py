@@ -15,12 +15,14 @@ from typing import Any
 from verbot.data.importers import reading
 from verbot.data.importers.bag_folders import BagMetadata, is_latched
 from verbot.data.importers.bag_records import BagMessage, BagTopic
-from verbot.data.importers.limits import unzstd
+from verbot.data.importers.limits import check_item, unzstd
 from verbot.data.importers.mcap_records import MAGIC, indexed_messages, records, summary_of
 from verbot.errors import CorruptFileError, DataError
 from verbot.files import regular_file
 
 BROKEN = (OSError, ValueError, struct.error, RuntimeError, MemoryError, OverflowError, LookupError, AttributeError, TypeError)
+BYTES = (b"uint8[", b"byte[")  # arrays that are decoded to bytes; others become lists of Python numbers
+NUMBERS_BYTES = 1 << 24  # of a message without such arrays
 DISORDER_NS = 10**9  # by how much messages may be out of order in a file without an index
 
 
@@ -190,7 +192,11 @@ def _decoded(path: Path, schema: Any, channel: Any, data: bytes, compressed: boo
         if channel.message_encoding == "json":
             return json.loads(data)
         if channel.message_encoding == "cdr" and schema is not None and schema.encoding == "ros2msg":
+            if not any(kind in schema.data for kind in BYTES):
+                check_item(len(data), path, f"a message of {channel.topic}", NUMBERS_BYTES)
             return _decoder(schema.name, schema.data)(data)
+    except DataError:
+        raise
     except Exception as error:  # a parser generated from the file's own definition can raise any error
         raise CorruptFileError(path, f"a message of {channel.topic} ({kind}) cannot be decoded ({error})") from error
     raise DataError(

@@ -25,6 +25,7 @@ from verbot.files import regular_file
 Feature = list[bytes] | np.ndarray  # float32 (n,) or int64 (n,)
 HEAD, TAIL = 12, 4
 PIECE = 1 << 20  # bytes that are decompressed at a time
+EMPTY = 1000  # records without content in a row, after which the rest of a file is not read
 VARINTS = 1 << 16  # numbers that are decoded at a time
 GZIP_OR_ZLIB = 47  # zlib's window bits that detect either header
 
@@ -71,8 +72,11 @@ class RecordFile:
         return content
 
     def _located(self, reader: _Plain | _Inflated) -> Iterator[RecordLocation]:
-        index = start = 0
+        index = start = empty = 0
         while True:
+            if empty == EMPTY:
+                yield RecordLocation(index, start, 0, f"has {EMPTY} empty records in a row before record {index}")
+                return
             try:
                 reader.seek(start)
                 head = reader.read(HEAD)
@@ -105,7 +109,7 @@ class RecordFile:
                     yield RecordLocation(index, start, length, f"is compressed, and ends within record {index} ({error})")
                     return
             yield RecordLocation(index, start, length)
-            start, index = end, index + 1
+            start, index, empty = end, index + 1, 0 if length else empty + 1
 
 
 class _Plain:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 FORMATS = "mov,matroska,avi,mpegts,ogg"  # mp4 is one of mov, webm one of matroska
+DECODING = {"max_pixels": str(1 << 26)}  # of a frame; FFmpeg decodes one already to open a file
 OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
@@ -28,4 +29,7 @@ def open_video(video: Path | bytes) -> InputContainer:
     import av
 
     source = io.BytesIO(video) if isinstance(video, bytes) else os.path.abspath(regular_file(video))
-    return cast("InputContainer", av.open(source, container_options=OPTIONS, metadata_errors="replace"))
+    return cast(
+        "InputContainer",
+        av.open(source, options=DECODING, container_options=OPTIONS, metadata_errors="replace"),
+    )
