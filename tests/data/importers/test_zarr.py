@@ -2,6 +2,7 @@ import importlib
 import json
 import re
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ zarr = pytest.importorskip("zarr")
 from verbot.cli import main  # noqa: E402
 from verbot.data import ImportConfig, import_dataset, open_dataset  # noqa: E402
 from verbot.data.importers import open_source, recognize  # noqa: E402
+from verbot.data.importers.zarr_store import ZarrStore  # noqa: E402
 from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDependencyError  # noqa: E402
 
 UMI = "robot0_eef_pos,robot0_eef_rot_axis_angle,robot0_gripper_width"
@@ -156,3 +158,17 @@ def test_broken_metadata_are_named(case, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["data", "import", str(root), str(tmp_path / "out"), "--rate-hz", "10", "--instruction", "x"])
     assert stop.value.code == 2 and "data/action: cannot be read" in capsys.readouterr().err
+
+
+def test_a_damaged_piece_of_an_archive_is_named(tmp_path):
+    path = tmp_path / "one.zarr.zip"
+    store = zarr.storage.ZipStore(path, mode="w")
+    zarr.create_array(store, name="action", data=np.arange(8, dtype=np.float32).reshape(8, 1), chunks=(4, 1), zarr_format=2)
+    store.close()
+    with zipfile.ZipFile(path) as archive:
+        piece = next(each for each in archive.infolist() if each.filename == "action/0.0")
+    content = bytearray(path.read_bytes())
+    content[piece.header_offset + 30 + len(piece.filename) + 4] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"action/0\.0: cannot be read \(Bad CRC-32"):
+        ZarrStore(path).rows("action", 0, 8)

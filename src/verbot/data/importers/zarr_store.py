@@ -80,6 +80,9 @@ class StoredArray:
             yield self.prefix + self.separator.join(map(str, place))
 
 
+BROKEN_ARCHIVE = (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error)
+
+
 class ZarrStore:
     """A store at `path`, a folder or a ``.zip``. Raises `CorruptFileError` for broken metadata.
 
@@ -89,7 +92,7 @@ class ZarrStore:
 
     def __init__(self, path: Path):
         self.path, self._open = path, dict[str, Any]()
-        with reading(path, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error):
+        with reading(path, *BROKEN_ARCHIVE):
             if path.is_file():
                 with zipfile.ZipFile(regular_file(path)) as archive:
                     check_archive(archive, path)
@@ -140,7 +143,9 @@ class ZarrStore:
                 if f"{name}/{piece}" in self._files:
                     with zipfile.ZipFile(self.path) as archive:
                         check_item(archive.getinfo(f"{name}/{piece}").file_size, path, "a compressed piece", held)
-                        check_piece(codec, archive.read(f"{name}/{piece}"), path, most)
+                        with reading(path, *BROKEN_ARCHIVE):
+                            content = archive.read(f"{name}/{piece}")
+                        check_piece(codec, content, path, most)
             elif path.exists():
                 check_item(regular_file(path).stat().st_size, path, "a compressed piece", held)
                 check_piece(codec, path.read_bytes(), path, most)
