@@ -5,9 +5,10 @@ Four parts, one JSON record:
 - ``hostile``: NaN, infinite, huge, alternating, misshapen, stale and out-of-order actions through the guard of each robot. What
   it gave is checked against the limits in arithmetic of its own. Reported are violations, the largest share of each limit that
   was used, and the time of a call.
-- ``simulated``: the same actions through guard and simulated arm, whose box is narrowed, so that the guard alone keeps it.
+- ``simulated``: the same actions through guard and simulated arm, whose box is narrowed, so that the guard alone keeps it. The
+  box of its target is smaller by a margin, for the measured arm strays from its target.
 - ``faults``: a policy that drives beyond two corners of the box, with faults in its actions, guarded and unguarded: how far out
-  of the box the arm came.
+  of the box the measured arm came; negative is inside.
 - ``safe``: the expert and the starter policy behind the guard: how many actions were changed.
 
 Run it: python experiments/robots/guard.py --actions 1000000 --simulated 20000 --faults 2000 --safe 10000 --out guard.json
@@ -48,7 +49,8 @@ from verbot.spec import (
 SUITE = "tabletop-starter"
 NEVER = GuardConfig(patience=10**9, latch_after=10**9)  # every action reaches the limits: a held robot would test nothing
 FAMILIES = ("nan", "infinite", "huge", "alternating", "random", "push", "misshapen", "stale", "disordered", "lost state", "calm")
-BOX = ((0.42, -0.15, 0.06), (0.62, 0.15, 0.30))  # of the simulated arm
+BOX = ((0.42, -0.15, 0.06), (0.62, 0.15, 0.30))  # that the measured simulated arm has to keep
+MARGIN_M = 0.025  # of its target: the arm strays from it
 LIMITED = ("low", "high", "step", "velocity", "acceleration")
 
 
@@ -207,8 +209,9 @@ class Narrowed:
         self.robot = SimulatedRobot(SUITE, seed=seed, options={"render_cameras": False, "max_seconds": 3600.0})
         spec = self.robot.spec
         move, turn = spec.limits
+        low, high = (tuple(float(v) for v in np.array(BOX[i]) + (MARGIN_M, -MARGIN_M)[i]) for i in (0, 1))
         self.spec = dataclasses.replace(
-            spec, limits=(dataclasses.replace(move, low=BOX[0], high=BOX[1]), turn), workspaces=(), max_age_s=1.0
+            spec, limits=(dataclasses.replace(move, low=low, high=high), turn), workspaces=(), max_age_s=1.0
         )
 
     def outside_m(self, box: Any = BOX) -> float:

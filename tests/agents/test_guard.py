@@ -195,7 +195,7 @@ def test_a_blocked_arm_does_not_let_its_target_run_away():
     push = np.array([0.05, 0, 0, 1], np.float32)
     for step in range(40):
         guard.apply(push, observation((0.05, 0.2, 0.3, 1), step))  # never moves
-    assert guard._limiter.target[0] == pytest.approx(0.45, abs=1e-6)
+    assert guard._limiter.axes[0].target == pytest.approx(0.45, abs=1e-6)
     limits = dataclasses.replace(LIMITS, lead=(0.2, 0.2))
     guard = Guard(dataclasses.replace(ARM, limits=(limits,)), GuardConfig(patience=10**6))
     for step in range(40):

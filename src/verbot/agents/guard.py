@@ -23,7 +23,7 @@ Clock = Callable[[], float]  # seconds, monotonic
 class Guard:
     """Checks each action before the robot executes it, by the rules of `verbot.agents.guard_events.RULES`, in their order.
 
-    A number beyond a limit is changed to the nearest that all limits allow; `verbot.agents.guard_motion` says what is proved. An
+    A number beyond a limit is changed to the nearest that all limits allow; `verbot.agents.guard_axis` says what is proved. An
     action that is none, or comes from an old observation, is replaced by the `HoldAction`, itself within the limits: the robot
     brakes. Too many changed actions in a row hold it too. After some severe events it is held until a person calls
     `reset_latch`.
@@ -82,9 +82,16 @@ class Guard:
         self._latch = self._latch or reason
 
     def reset_latch(self) -> None:
-        """For a person who has seen what happened: act again, and count severe events anew."""
+        """For a person who has seen what happened: act again, and count severe events anew.
+
+        The robot rests where it is measured next; what is not measured, such as how far it has turned, is where it was held.
+        """
         self._latch, self._severe = "", 0
-        self.reset()
+        self._limiter.rebase(forget=False)
+        for turn in self._turns:
+            if self._table.measured[turn.place.start]:
+                turn.rebase()
+        self._begin()
 
     def reset(self) -> None:
         """A new episode, or a robot that has been stopped: it rests where it is measured next. A latch stays."""
@@ -183,14 +190,14 @@ class Guard:
 
     def _limited(self, action: FloatArray, time_s: float) -> tuple[FloatArray, tuple[GuardEvent, ...]]:
         assert self._state is not None
-        measured = self._state.astype(float)[self._table.sources]
+        measured = self._state[self._table.sources]
         request = action.astype(float)
-        turned = self._turned(request, measured) if self._turns else []
-        moved, codes = self._limiter.move(request, measured)
+        turned = self._turned(request, measured.astype(float)) if self._turns else []
+        moved, codes = self._limiter.move(request.tolist(), measured.tolist())
         if moved is None and not turned:
             return action if action.dtype == np.float32 else action.astype(np.float32), ()
-        given = (request if moved is None else moved).astype(np.float32)
-        events = self._events(action.astype(float), given, codes, time_s) if codes is not None else []
+        given = np.array(request if moved is None else moved, np.float32)
+        events = [] if moved is None or codes is None else self._events(action.tolist(), moved, codes, time_s)
         events += [GuardEvent(t.rule, t.component, None, "orientation", "slower turn", time_s) for t in turned]
         return given, tuple(events)
 
@@ -205,16 +212,15 @@ class Guard:
                 changed.append(turn)
         return changed
 
-    def _events(self, request: Float64Array, given: FloatArray, codes: list[str], time_s: float) -> list[GuardEvent]:
+    def _events(self, request: list[float], given: list[float], codes: list[str], time_s: float) -> list[GuardEvent]:
         """One event for each component that was changed, of its axis that was changed most."""
         events = []
-        change = np.abs(request - given).tolist()
         for component, place in self._table.groups:
             broken = [i for i in range(place.start, place.stop) if codes[i]]
             if broken:
-                i = max(broken, key=change.__getitem__)
+                i = max(broken, key=lambda i: abs(request[i] - given[i]))
                 axis = component.axes[i - place.start]
-                events.append(GuardEvent(codes[i], component.name, axis, float(request[i]), float(given[i]), time_s))
+                events.append(GuardEvent(codes[i], component.name, axis, float(request[i]), given[i], time_s))
         return events
 
 

@@ -38,6 +38,7 @@ class DrivenRobot:
         """A new episode. A person began it, so a latch of the guard is released."""
         self.note = ""
         self.guard.reset_latch()
+        self.guard.reset()
         self.control.reset(instruction)
 
     def step(self, instruction: str = "") -> tuple[Observation, FloatArray | None]:
