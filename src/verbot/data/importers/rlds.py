@@ -8,9 +8,10 @@ are JPEG or PNG, or 8-bit tensors; float64 is stored as float32, and booleans as
 serializer). Without ``features.json`` the shapes follow from the number of steps.
 
 All steps are kept unchanged. This includes BridgeData's first step, whose action is zero, and RLDS's last step, whose action was
-not executed. A shard that is a link out of the folder is not read; the others are. The instruction of a step is its own sentence; ``language_instruction``, ``language_instruction_2``, … are
-alternative wordings. An episode's sentence may also be in ``episode_metadata`` or beside the steps. Integers are read as
-characters, as in language_table. The reward, the discount and the flags of a step become columns (``next.reward``, …).
+not executed. A shard that is a link out of the folder is not read; the others are. The instruction of a step is its own sentence;
+``language_instruction``, ``language_instruction_2``, … are alternative wordings. An episode's sentence may also be in
+``episode_metadata`` or beside the steps. Integers are read as characters, as in language_table. The reward, the discount and the
+flags of a step become columns (``next.reward``, …).
 """
 
 from __future__ import annotations
