@@ -273,7 +273,7 @@ def test_train_starts_with_a_policy_whose_network_it_keeps(tmp_path, capsys):
 
 def test_compare_pairs_two_evaluations(tmp_path, capsys):
     for agent in ("expert", "random"):
-        arguments = ["--episodes", "3", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / agent)]
+        arguments = ["--episodes", "2", "--videos", "0", "--no-baselines", "--workers", "1", "--out", str(tmp_path / agent)]
         assert run(capsys, "evaluate", agent, *arguments)[0] == 0
     code, out, _ = run(capsys, "compare", str(tmp_path / "expert"), str(tmp_path / "random"), "--out", str(tmp_path / "c"))
     assert code == 0

@@ -118,9 +118,12 @@ PROMISES = {
             "run starter --instruction 'pick up the red cube' --out refused-3": "sim",
         },
     ),
-    "sim": Promise((_ROVER, *_SIM), {"train tiny": "torch", "demo": "torch", "evaluate starter --out refused-1": "torch"}),
+    "sim": Promise(
+        (_ROVER, *_SIM), {"train tiny": "torch", "demo": "torch", f"evaluate starter {TINY} --out refused-1": "torch"}
+    ),
     "torch,sim": Promise(
-        _SIM[:1] + _TORCH, {"train starter-ppo": "rl", "evaluate starter --out refused-1": "minilm", "train pi0": "minilm"}
+        _SIM[:1] + _TORCH,
+        {"train starter-ppo": "rl", f"evaluate starter {TINY} --out refused-1": "minilm", "train pi0": "minilm"},
     ),
     "torch,sim,minilm,hf,rl,rlds,hdf5,mcap,tb": Promise(
         (
@@ -161,13 +164,17 @@ print(json.dumps(found))
 """
 
 
-def check(extras: str, folder: Path, python: str, env: Mapping[str, str]) -> list[str]:
-    """Run every command that `extras` promises in the empty `folder`. Returns what is wrong, a line each."""
+def check(extras: str, folder: Path, python: str, env: Mapping[str, str], before: str = "") -> list[str]:
+    """Run every command that `extras` promises in the empty `folder`. Returns what is wrong, a line each.
+
+    Args:
+        before: Python code that runs in the process of the commands before them.
+    """
     for name, text in FILES.items():
         (folder / name).write_text(text)
     problems, promise = [], PROMISES[extras]
     commands = [*promise.works, *promise.refused]
-    for command, (code, errors) in zip(commands, _run(commands, folder, python, env), strict=True):
+    for command, (code, errors) in zip(commands, _run(commands, folder, python, env, before), strict=True):
         extra = promise.refused.get(command)
         lines = [line for line in errors.splitlines() if line.startswith("verbot: ")]
         if extra is None and code:
@@ -177,8 +184,8 @@ def check(extras: str, folder: Path, python: str, env: Mapping[str, str]) -> lis
     return problems
 
 
-def _run(commands: list[str], folder: Path, python: str, env: Mapping[str, str]) -> list[tuple[int, str]]:
-    call = [python, "-c", _DRIVER, json.dumps([shlex.split(command) for command in commands])]
+def _run(commands: list[str], folder: Path, python: str, env: Mapping[str, str], before: str) -> list[tuple[int, str]]:
+    call = [python, "-c", before + _DRIVER, json.dumps([shlex.split(command) for command in commands])]
     done = subprocess.run(call, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)

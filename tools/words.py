@@ -189,13 +189,17 @@ def findings(path: Path, name: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _words(text: str) -> Iterator[tuple[int, str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        for pattern, successor in _WORDS:
+    lowered = text.lower()
+    patterns = [(pattern, say) for parts, pattern, say in _WORDS if any(part in lowered for part in parts)]
+    for number, line in enumerate(text.splitlines() if patterns else (), 1):
+        for pattern, successor in patterns:
             yield from ((number, match[0], successor) for match in pattern.finditer(line))
 
 
 def _names(text: str) -> Iterator[tuple[int, str, str]]:
     """Identifiers in code, and those in backticks elsewhere."""
+    if not _NAME.search(text):  # splitting a file into tokens takes long
+        return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NAME and token.string in NAMES:
             yield token.start[0], token.string, NAMES[token.string]
@@ -204,7 +208,10 @@ def _names(text: str) -> Iterator[tuple[int, str, str]]:
             yield number, match[1], NAMES[match[1]]
 
 
-_WORDS = [(re.compile(rf"(?<![A-Za-z])(?:{word})(?![A-Za-z])", re.IGNORECASE), say) for word, say in WORDS.items()]
+_WORDS = [
+    (word.split("|"), re.compile(rf"(?<![A-Za-z])(?:{word})(?![A-Za-z])", re.IGNORECASE), say) for word, say in WORDS.items()
+]
+_NAME = re.compile(rf"\b(?:{'|'.join(NAMES)})\b")
 _QUOTED = re.compile(rf"`({'|'.join(NAMES)})(?=[`.(])")
 
 

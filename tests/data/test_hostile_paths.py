@@ -283,7 +283,7 @@ def test_a_link_beside_good_recordings_costs_none_of_them(tmp_path: Path) -> Non
     (source / "b.zarr").mkdir()
     assert [path.name for path in _stores(source)] == ["b.zarr"]
     (source / "b.zarr/data").symlink_to(other)
-    with pytest.raises(DataError, match="b.zarr/data', which a link leads out of this folder"):
+    with pytest.raises(DataError, match="b.zarr: there is the file 'data', which a link leads out of this folder"):
         open_source("zarr", source, None, {})
 
 

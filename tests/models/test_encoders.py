@@ -43,9 +43,11 @@ def test_words_have_start_end_unknown_and_padding():
 
 
 def test_a_long_instruction_keeps_its_first_words():
-    encoder = WordEmbedding(SIZES, vocabulary=["a"], longest=3)
-    assert encoder.prepare(["a " * 9]).values.shape == (1, 5)
-    assert encoder(encoder.prepare(["a " * 9])).tokens.shape == (1, 5, 16)
+    encoder = WordEmbedding(SIZES, vocabulary=list("abcd"), longest=3)
+    cut, whole = encoder.prepare(["c a b d d"]), encoder.prepare(["c a b"])
+    assert torch.equal(cut.values, whole.values) and torch.equal(cut.mask, whole.mask)
+    assert torch.equal(encoder(cut).tokens, encoder(whole).tokens)
+    assert not torch.allclose(encoder(cut).tokens, encoder(encoder.prepare(["c a d"])).tokens, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,19 @@ def test_points_are_the_heatmaps_expectation(encoder):
 def test_vit_gives_patches_and_a_class_token():
     sizes = dataclasses.replace(SIZES, height=64, width_px=64)
     encoder = ViT(sizes, patch=16, dim=32, depth=1)
-    assert encoder.transform(torch.rand(2, 2, 3, 64, 64)).shape == (2, 2, 17, 32)
-    groups = encoder(torch.rand(2, 2, 3, 64, 64), torch.tensor([[True, False]] * 2), torch.randn(2, 16))
+    images = torch.rand(2, 2, 3, 64, 64)
+    seen = encoder.transform(images)
+    assert seen.shape == (2, 2, 17, 32)
+    encoder.blocks = torch.nn.ModuleList()  # each patch alone: token 1 + i is patch i of its own view, row by row
+    other = images.clone()
+    other[1, 1, :, 16:32, 48:] += 1
+    moved = (encoder.transform(other) - encoder.transform(images)).abs().amax(-1) > 1e-6
+    assert moved.nonzero().tolist() == [[1, 1, 1 + 4 + 3]]
+    encoder = ViT(sizes, patch=16, dim=32, depth=1)
+    assert ((encoder.transform(other) - encoder.transform(images)).abs().amax(-1) > 1e-6).tolist() == [
+        [[False] * 17] * 2, [[False] * 17, [True] * 17],
+    ], "a view tells its class token and patches what it shows, and no other view"  # fmt: skip
+    groups = encoder(images, torch.tensor([[True, False]] * 2), torch.randn(2, 16))
     assert {g.kind: g.tokens.shape[1] for g in groups} == encoder.counts == {"keypoints": 32, "patches": 34}
     assert groups[1].mask[0].tolist() == [True] * 17 + [False] * 17
     alone = ViT(sizes, patches=False)(torch.rand(1, 2, 3, 64, 64), torch.ones(1, 2, dtype=torch.bool), torch.randn(1, 16))

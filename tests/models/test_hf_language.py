@@ -142,7 +142,9 @@ def test_a_text_longer_than_the_models_positions_is_cut(name, checkpoints):
     encoder = made(str(checkpoints / name), mode="frozen")
     places = {"roberta": 18, "clip": 20}[name]
     assert encoder.prepare(["push " * 99]).values.shape == (1, places, 32)
-    assert made(str(checkpoints / name), longest=5).prepare(["push " * 99]).values.shape == (1, 5)
+    five = made(str(checkpoints / name), longest=5)  # the first three words, and the tokens around a text
+    cut, whole = five.prepare(["pick up the " + "cube " * 99]), five.prepare(["pick up the"])
+    assert cut.values.shape == (1, 5) and torch.equal(cut.values, whole.values)
 
 
 def test_frozen_states_are_computed_once_and_kept(checkpoints, tmp_path, monkeypatch):

@@ -109,7 +109,16 @@ def test_unseen_sentences_reach_the_head_of_their_task(make_batch, spec):
 def test_every_task_can_have_another_kind_of_head(make_network, make_batch):
     head = Part("multi_task", {"tasks": TASKS, "head": "bins", "options": {"bins": 16}})
     network = make_network(dataclasses.replace(CONFIG, head=head))
-    assert network.predict(make_batch(network)).actions.shape == (4, 3, 10)
+    assert [type(each) for each in network.head.heads] == [heads.get("bins")] * 3
+    batch = make_batch(network)
+    network.head.classify = lambda fused: torch.eye(3)[[0, 0, 1, 2]]
+    before = network.predict(batch).actions
+    assert before.shape == (4, 3, 10)
+    with torch.no_grad():  # of the second task's head alone
+        for parameter in network.head.heads[1].parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    changed = (network.predict(batch).actions - before).abs().amax((1, 2)) > 1e-6
+    assert changed.tolist() == [False, False, True, False]
     fitted = network.config.fit(["stop"], torch.randn(50, 3, 10).numpy())
     assert fitted.head.options["options"]["bins"] == 16 and "low" in fitted.head.options["options"]
 
@@ -122,6 +131,9 @@ def test_every_kind_of_head_bears_a_batch_without_its_task(name, make_network, m
     found["loss"].backward()
     assert all(value.isfinite() for value in found.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    assert [type(each) for each in network.head.heads] == [heads.get(name)] * 3
+    trained = [any(p.grad is not None and p.grad.any() for p in each.parameters()) for each in network.head.heads]
+    assert trained == [False, True, False], "tasks that no row has learn nothing"
     assert network.predict(batch).actions.shape == (4, 3, 10)
 
 

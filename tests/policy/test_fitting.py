@@ -87,8 +87,15 @@ def test_a_robot_without_cameras_or_state_acts(fusion, absent):
     made = policy(dataclasses.replace(SMALL, fusion=Part(fusion), history=2), spec)
     (chunk,) = made.predict([observation(spec)])
     assert chunk.values.shape == (3, 2) and np.isfinite(chunk.values).all()
-    (later,) = made.predict([dataclasses.replace(observation(spec), time_s=0.1, memory=chunk.memory)])
-    assert np.isfinite(later.values).all()
+    images = {name: 255 - image for name, image in observation(spec).images.items()}
+    other = dataclasses.replace(observation(spec), images=images, state=np.full(spec.state_size, 0.5, np.float32))
+    (seen,), (heard,) = made.predict([other]), made.predict([dataclasses.replace(observation(spec), instruction="stop")])
+    nexts = [dataclasses.replace(observation(spec), time_s=0.1, memory=each.memory) for each in (chunk, seen)]
+    later, after_other = (made.predict([each])[0].values for each in nexts)
+    for values, before, what in (
+        (seen.values, chunk.values, "what is there"), (heard.values, chunk.values, "words"), (after_other, later, "the past")
+    ):  # fmt: skip
+        assert np.isfinite(values).all() and np.abs(values - before).max() > 1e-7, what
 
 
 def test_words_are_attributed_without_images_and_grounding_is_not_measured():
@@ -120,4 +127,4 @@ def test_a_policy_without_cameras_or_state_is_served_saved_and_chunked(absent, t
     np.testing.assert_array_equal(served.values, chunk.values)
     agent = ChunkAgent(made)
     agent.reset("go")
-    assert agent.act(observation(spec)).shape == (2,)
+    np.testing.assert_array_equal(agent.act(observation(spec)), chunk.values[0])

@@ -133,8 +133,17 @@ def test_collate_normalizes_and_losses_are_finite():
 def test_larger_cameras_are_brought_to_the_networks_size():
     spec = dataclasses.replace(SPEC, cameras=(Camera("front", 24, 32), Camera("wrist", 32, 32)))
     policy = VLAPolicy.create(dataclasses.replace(CONFIG, image_size=(16, 16)), spec, statistics(), TEXTS)
-    images = {"front": np.zeros((24, 32, 3), np.uint8), "wrist": np.zeros((32, 32, 3), np.uint8)}
-    assert len(policy.predict([Observation(images, np.zeros(4, np.float32))])) == 1
+    colors = np.random.default_rng(0).integers(0, 256, (2, 2, 2, 3), dtype=np.uint8)  # of the quarters of each picture
+    front, wrist = (np.repeat(np.repeat(colors[i], rows, 0), 16, 1) for i, rows in enumerate((12, 16)))
+    seen = Observation({"front": front, "wrist": wrist}, np.zeros(4, np.float32), TEXTS[0])
+    got = policy.collate_observations([seen], [policy.preprocess(seen)]).images[0, 0].numpy()
+    for row, column in np.ndindex(2, 2):  # the middle of each quarter
+        inner = got[:, :, 8 * row + 3 : 8 * row + 5, 8 * column + 3 : 8 * column + 5]
+        assert (inner == colors[:, row, column, :, None, None]).all()
+    before = policy.predict([seen])[0].values
+    for name in ("front", "wrist"):
+        (changed,) = policy.predict([dataclasses.replace(seen, images={**seen.images, name: 255 - seen.images[name]})])
+        assert np.abs(changed.values - before).max() > 1e-6, name
     raw = window(side=32)
     assert policy.collate(raw).images.shape[-2:] == (16, 16)
 

@@ -86,13 +86,22 @@ def test_a_tiny_model_learns_and_predicts(name, demonstrations, tmp_path):
     low, high = (np.concatenate([np.array(getattr(c, end)) for c in policy.spec.action]) for end in ("low", "high"))
     assert (chunk.values >= low - 1e-6).all()
     assert (chunk.values <= high + 1e-6).all()
+    # Its eyes, its words and its state reach the actions; what does not change predicts the same.
+    black = {camera: np.zeros_like(image) for camera, image in images.items()}
+    changes = {"images": black, "instruction": "push the green ball to the left", "state": episode.states[-1]}
+    np.testing.assert_array_equal(policy.predict([observation])[0].values, chunk.values)
+    for field, value in changes.items():
+        changed = policy.predict([dataclasses.replace(observation, **{field: value})])[0].values
+        assert (changed != chunk.values).any(), f"{field} changes nothing"
     if policy.config.goal:
         untold = dataclasses.replace(observation, instruction="")
         shown = dataclasses.replace(untold, goal_image=episode.images("front")[-1])
         assert np.abs(policy.predict([shown])[0].values - policy.predict([untold])[0].values).max() > 1e-7
     if chunk.memory is not None:  # the next prediction goes on from there
         later = dataclasses.replace(observation, memory=chunk.memory, time_s=0.1)
-        assert policy.predict([later])[0].values.shape == chunk.values.shape
+        other = policy.predict([dataclasses.replace(observation, images=black)])[0].memory
+        one, two = (policy.predict([dataclasses.replace(later, memory=each)])[0].values for each in (chunk.memory, other))
+        assert one.shape == chunk.values.shape and (one != two).any(), "the past changes nothing"
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from types import new_class
 
 from cyclonedds.core import Policy, Qos
 from cyclonedds.domain import Domain, DomainParticipant
@@ -27,135 +28,52 @@ CONFIG = """<CycloneDDS><Domain><General><Interfaces><NetworkInterface name="lo"
 JOINTS = ("shoulder", "elbow", "wrist", "finger")
 
 
-@dataclass
-class Time(IdlStruct, typename="builtin_interfaces::msg::dds_::Time_"):
-    sec: int32 = 0
-    nanosec: uint32 = 0
+NOTHING = {int32: 0, uint8: 0, uint32: 0, float64: 0.0, str: ""}
 
 
-@dataclass
-class Header(IdlStruct, typename="std_msgs::msg::dds_::Header_"):
-    stamp: Time = field(default_factory=Time)
-    frame_id: str = ""
+def message(kind, **fields):
+    """The message type `kind` (``"package/Name"``) with these fields, in the order in which they are sent; empty by default."""
+    package, _, name = kind.partition("/")
+
+    def body(namespace):
+        namespace |= {"__annotations__": fields, "__module__": __name__}
+        for key, each in fields.items():
+            is_message = isinstance(each, type) and issubclass(each, IdlStruct)
+            namespace[key] = NOTHING[each] if each in NOTHING else field(default_factory=each if is_message else list)
+
+    return dataclass(new_class(name, (IdlStruct,), {"typename": f"{package}::msg::dds_::{name}_"}, body))
 
 
-@dataclass
-class Image(IdlStruct, typename="sensor_msgs::msg::dds_::Image_"):
-    header: Header
-    height: uint32
-    width: uint32
-    encoding: str
-    is_bigendian: uint8
-    step: uint32
-    data: sequence[uint8]
-
-
-@dataclass
-class CompressedImage(IdlStruct, typename="sensor_msgs::msg::dds_::CompressedImage_"):
-    header: Header
-    format: str
-    data: sequence[uint8]
-
-
-@dataclass
-class JointState(IdlStruct, typename="sensor_msgs::msg::dds_::JointState_"):
-    header: Header
-    name: sequence[str]
-    position: sequence[float64] = field(default_factory=list)
-    velocity: sequence[float64] = field(default_factory=list)
-    effort: sequence[float64] = field(default_factory=list)
-
-
-@dataclass
-class String(IdlStruct, typename="std_msgs::msg::dds_::String_"):
-    data: str
-
-
-@dataclass
-class Vector3(IdlStruct, typename="geometry_msgs::msg::dds_::Vector3_"):
-    x: float64 = 0.0
-    y: float64 = 0.0
-    z: float64 = 0.0
-
-
-@dataclass
-class Quaternion(IdlStruct, typename="geometry_msgs::msg::dds_::Quaternion_"):
-    x: float64
-    y: float64
-    z: float64
-    w: float64
-
-
-@dataclass
-class Point(IdlStruct, typename="geometry_msgs::msg::dds_::Point_"):
-    x: float64
-    y: float64
-    z: float64
-
-
-@dataclass
-class Pose(IdlStruct, typename="geometry_msgs::msg::dds_::Pose_"):
-    position: Point
-    orientation: Quaternion
-
-
-@dataclass
-class PoseStamped(IdlStruct, typename="geometry_msgs::msg::dds_::PoseStamped_"):
-    header: Header
-    pose: Pose
-
-
-@dataclass
-class Twist(IdlStruct, typename="geometry_msgs::msg::dds_::Twist_"):
-    linear: Vector3
-    angular: Vector3
-
-
-@dataclass
-class TwistStamped(IdlStruct, typename="geometry_msgs::msg::dds_::TwistStamped_"):
-    header: Header
-    twist: Twist
-
-
-@dataclass
-class Duration(IdlStruct, typename="builtin_interfaces::msg::dds_::Duration_"):
-    sec: int32
-    nanosec: uint32
-
-
-@dataclass
-class JointTrajectoryPoint(IdlStruct, typename="trajectory_msgs::msg::dds_::JointTrajectoryPoint_"):
-    positions: sequence[float64]
-    velocities: sequence[float64]
-    accelerations: sequence[float64]
-    effort: sequence[float64]
-    time_from_start: Duration
-
-
-@dataclass
-class JointTrajectory(IdlStruct, typename="trajectory_msgs::msg::dds_::JointTrajectory_"):
-    header: Header
-    joint_names: sequence[str]
-    points: sequence[JointTrajectoryPoint]
-
-
-@dataclass
-class MultiArrayDimension(IdlStruct, typename="std_msgs::msg::dds_::MultiArrayDimension_"):
-    label: str
-    size: uint32
-    stride: uint32
-
-
-@dataclass
-class MultiArrayLayout(IdlStruct, typename="std_msgs::msg::dds_::MultiArrayLayout_"):
-    dim: sequence[MultiArrayDimension]
-    data_offset: uint32
-
-
-@dataclass
-class Float64MultiArray(IdlStruct, typename="std_msgs::msg::dds_::Float64MultiArray_"):
-    layout: MultiArrayLayout
-    data: sequence[float64]
+Time = message("builtin_interfaces/Time", sec=int32, nanosec=uint32)
+Duration = message("builtin_interfaces/Duration", sec=int32, nanosec=uint32)
+Header = message("std_msgs/Header", stamp=Time, frame_id=str)
+String = message("std_msgs/String", data=str)
+MultiArrayDimension = message("std_msgs/MultiArrayDimension", label=str, size=uint32, stride=uint32)
+MultiArrayLayout = message("std_msgs/MultiArrayLayout", dim=sequence[MultiArrayDimension], data_offset=uint32)
+Float64MultiArray = message("std_msgs/Float64MultiArray", layout=MultiArrayLayout, data=sequence[float64])
+Image = message(
+    "sensor_msgs/Image", header=Header, height=uint32, width=uint32, encoding=str, is_bigendian=uint8, step=uint32,
+    data=sequence[uint8],
+)  # fmt: skip
+CompressedImage = message("sensor_msgs/CompressedImage", header=Header, format=str, data=sequence[uint8])
+JointState = message(
+    "sensor_msgs/JointState", header=Header, name=sequence[str], position=sequence[float64], velocity=sequence[float64],
+    effort=sequence[float64],
+)  # fmt: skip
+Vector3 = message("geometry_msgs/Vector3", x=float64, y=float64, z=float64)
+Point = message("geometry_msgs/Point", x=float64, y=float64, z=float64)
+Quaternion = message("geometry_msgs/Quaternion", x=float64, y=float64, z=float64, w=float64)
+Pose = message("geometry_msgs/Pose", position=Point, orientation=Quaternion)
+PoseStamped = message("geometry_msgs/PoseStamped", header=Header, pose=Pose)
+Twist = message("geometry_msgs/Twist", linear=Vector3, angular=Vector3)
+TwistStamped = message("geometry_msgs/TwistStamped", header=Header, twist=Twist)
+JointTrajectoryPoint = message(
+    "trajectory_msgs/JointTrajectoryPoint", positions=sequence[float64], velocities=sequence[float64],
+    accelerations=sequence[float64], effort=sequence[float64], time_from_start=Duration,
+)  # fmt: skip
+JointTrajectory = message(
+    "trajectory_msgs/JointTrajectory", header=Header, joint_names=sequence[str], points=sequence[JointTrajectoryPoint]
+)
 
 
 SENSOR = Qos(Policy.Reliability.BestEffort, Policy.History.KeepLast(5), Policy.Durability.Volatile)

@@ -84,16 +84,18 @@ def toy(monkeypatch):
 
 
 def closed_loop(policy, scenes: int = 60) -> float:
+    envs = [ToyEnv() for _ in range(scenes)]
+    live = [(env, env.reset(options={"task": "go", "index": number})[0]) for number, env in enumerate(envs)]
     won = 0
-    for number in range(scenes):
-        env = ToyEnv()
-        record, info = env.reset(options={"task": "go", "index": number})
-        over = False
-        while not over:
-            (chunk,) = policy.predict([Observation(record["images"], record["state"], record["instruction"])])
+    while live:
+        observations = [Observation(record["images"], record["state"], record["instruction"]) for _, record in live]
+        left = []
+        for (env, _), chunk in zip(live, policy.predict(observations), strict=True):
             record, _, terminated, truncated, info = env.step(chunk.values[0])
-            over = terminated or truncated
-        won += info["success"]
+            won += info["success"]
+            if not (terminated or truncated):
+                left.append((env, record))
+        live = left
     return won / scenes
 
 

@@ -21,7 +21,8 @@ from verbot.workflows import compare, stages
 
 BROKEN = "tiny+fusion=concat+fusion.heads=3"  # 16 is not a multiple of 3, which only building it tells
 WORDS = ["tiny", "tiny+vision=query_conv", "tiny+execute=1", BROKEN]
-SCENES = {"episodes": 4, "conditions": ["paraphrase", "counterfactual"], "workers": 1, "progress": False}
+N = 2
+SCENES = {"episodes": N, "conditions": ["paraphrase", "counterfactual"], "workers": 1, "progress": False}
 BUDGET = {"steps": 4}
 
 
@@ -75,19 +76,19 @@ def test_every_figure_is_that_of_its_episodes(table, out):
             continue
         lines = [json.loads(line) for line in (out / row["evaluation"] / "results.jsonl").read_text().splitlines()]
         canonical = [line for line in lines if "/goal0/canonical/" in line["key"]]
-        assert len(canonical) == 4
+        assert len(canonical) == N
         solved = sum(line["outcome"] == "success" for line in canonical)
-        assert row["metrics"]["success_rate"] == wilson(solved, 4).to_json()
-        assert sum(estimate["n"] for estimate in row["by_task"].values()) == 4
+        assert row["metrics"]["success_rate"] == wilson(solved, N).to_json()
+        assert sum(estimate["n"] for estimate in row["by_task"].values()) == N
         if row["kind"] == "recipe":
             unseen = [line["outcome"] == "success" for line in lines if "/unseen/" in line["key"]]
-            assert row["conditions"]["paraphrase"] == wilson(sum(unseen), 4).to_json()
-            assert row["metrics"]["strict_counterfactual"]["n"] == 4
-            assert len(lines) == 4 + 4 + 4
+            assert row["conditions"]["paraphrase"] == wilson(sum(unseen), N).to_json()
+            assert row["metrics"]["strict_counterfactual"]["n"] == N
+            assert len(lines) == N + N + N
             assert row["metrics"]["latency_p50_ms"]["n"] == 3
     assert rows["expert"]["metrics"]["success_rate"]["value"] == 1.0
     assert rows["tiny"]["against_base"] is None
-    assert rows["tiny+execute=1"]["against_base"]["n"] == 4
+    assert rows["tiny+execute=1"]["against_base"]["n"] == N
     assert rows["tiny+execute=1"]["against_base"]["p"] == 1.0
 
 
@@ -214,7 +215,7 @@ def test_an_episode_that_is_an_error_is_not_a_failure(data, tmp_path):
     assert row.error is not None
     assert "every episode was an error: " in row.error
     assert "choose execute between 1 and 4" in row.error
-    assert (row.figures.errors, row.measured, found.exit_code) == (12, False, 1)
+    assert (row.figures.errors, row.measured, found.exit_code) == (3 * N, False, 1)
 
 
 def test_what_cannot_be_compared_is_said_before_anything_is_done(table, out, tmp_path):

@@ -130,7 +130,7 @@ def test_a_policy_in_memory_is_measured_like_its_folder(folder, tmp_path):
         "baselines": False,
         "conditions": (),
         "progress": False,
-        "options": {"image_size": 32},
+        "options": {"image_size": 32, "max_seconds": 1.0},
     }
     ours = verbot.evaluate(verbot.load_policy(folder), out=tmp_path / "memory", **settings)
     theirs = verbot.evaluate(folder, out=tmp_path / "folder", **settings)

@@ -224,6 +224,12 @@ def test_the_checksum_is_crc32c_masked():
     assert masked(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32
 
 
+def link_out(path):
+    outside = path.parent.parent / f"outside-{path.name}"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
 def flip_data(path):
     content = bytearray(path.read_bytes())
     content[200] ^= 1
@@ -249,6 +255,7 @@ def flip_length(path):
         (flip_length, 0, (3, 4), "record 0 at byte 0 has a length that differs from its checksum; dataset_info.json counts 3"),
         (lambda path: path.write_bytes(path.read_bytes() + b"abc"), 3, range(5), "ends within the head of record 3"),
         (lambda path: path.unlink(), None, (3, 4), "cannot be read (No such file or directory)"),
+        (link_out, None, (3, 4), "-00000-of-00002', which a link leads out of this folder; copy the file into it"),
     ],
 )
 def test_a_damaged_shard_is_named_and_the_rest_imported(tmp_path, truths, same, damage, record, kept, message):
@@ -261,6 +268,14 @@ def test_a_damaged_shard_is_named_and_the_rest_imported(tmp_path, truths, same, 
     assert skipped.episode == (shard if record is None else f"{shard}, record {record}")
     assert message in skipped.problem and result.exit_code == 1
     same(tmp_path / "out", [through_jpeg(truths[number]) for number in kept])
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_metadata_that_a_link_leads_out_are_refused(tmp_path, truths, name):
+    root = save(tmp_path / "toy", "toy", [[generic(truths[0])]], described(GENERIC))
+    link_out(root / name)
+    with pytest.raises(DataError, match=f"there is the file '{name}', which a link leads out of this folder"):
+        import_dataset(root, tmp_path / "out", ImportConfig(rate_hz=3))
 
 
 def test_a_shard_with_fewer_records_than_counted_is_named(tmp_path, truths):

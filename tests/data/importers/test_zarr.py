@@ -1,6 +1,7 @@
 import importlib
 import json
 import re
+import shutil
 import sys
 import zipfile
 
@@ -108,6 +109,21 @@ def test_a_piece_that_is_absent_is_no_zero(case, tmp_path):
     assert import_dataset(root, tmp_path / "filled", config).skipped == ()
     with pytest.raises(ConfigError, match="absent is 'maybe'; expected error or fill"):
         open_source("zarr", root, None, {"absent": "maybe"})
+
+
+@pytest.mark.parametrize("absent", ["error", "fill"])
+def test_a_piece_that_is_a_link_costs_its_episode_alone(case, tmp_path, absent):
+    root = case("z05_incomplete")
+    piece, other = root / "buffer.zarr/data/action/3.0", root / "buffer.zarr/data/action/2.0"
+    piece.symlink_to(shutil.copy(other, tmp_path / "outside"))
+    result = import_dataset(root, tmp_path / "out", ImportConfig(instruction="", rate_hz=10, options={"absent": absent}))
+    (skipped,) = result.skipped
+    assert result.episodes == 2 and skipped.episode == "buffer.zarr, episode 1"
+    assert "the file 'data/action/3.0', which a link leads out of this folder" in skipped.problem
+    (root / "buffer.zarr/.zgroup").unlink(missing_ok=True)
+    (root / "buffer.zarr/.zgroup").symlink_to(tmp_path / "outside")
+    with pytest.raises(DataError, match="the file '.zgroup', which a link leads out of this folder"):
+        open_source("zarr", root, None, {})
 
 
 @pytest.mark.parametrize(

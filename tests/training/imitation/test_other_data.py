@@ -113,7 +113,11 @@ def test_a_robot_without_state(case, tmp_path):
     assert policy.spec.state_size == 0 and notes(tmp_path / "run") == [
         "there is no state: the policy sees only the images and the instruction"
     ]
-    assert look(policy).values.shape == (4, 7)
+    black = look(policy).values
+    assert black.shape == (4, 7)
+    white = {c.name: np.full((c.height, c.width, 3), 255, np.uint8) for c in policy.spec.cameras}
+    (seen,) = policy.predict([Observation(white, np.zeros(0, np.float32), "pick up the cube")])
+    assert (seen.values != black).any(), "the images are all that it sees"
 
 
 def test_a_robot_without_cameras(case, tmp_path):
@@ -147,7 +151,13 @@ def test_a_base_among_the_actions(case, tmp_path):
     import_dataset(case("h02_mobile_aloha"), tmp_path / "data", ImportConfig(robot="aloha", instruction="wipe"))
     dataset = open_dataset(tmp_path / "data")
     policy = policy_of(train(tmp_path / "run", tmp_path / "data", steps=1))
-    assert look(policy, "wipe").values.shape[1] == dataset.spec.action_size
+    values = look(policy, "wipe").values
+    assert [c.name for c in policy.spec.action] == [c.name for c in dataset.spec.action] and values.shape[
+        1
+    ] == dataset.spec.action_size
+    actions = np.concatenate([episode.actions for episode in dataset])
+    np.testing.assert_allclose(policy.action_transform.inverse(policy.action_transform.forward(actions)), actions, atol=1e-4)
+    assert (policy.spec.action_low() <= actions.min(0)).all() and (actions.max(0) <= policy.spec.action_high()).all()
 
 
 # Foreign names.

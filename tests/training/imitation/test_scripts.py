@@ -33,8 +33,9 @@ def trained(out, data, **settings):
     return verbot.load_policy(result.policy), [line["text"] for line in read_log(out) if line["kind"] == "note"]
 
 
-def prediction(policy, sentence):
-    (chunk,) = policy.predict([Observation({"front": np.zeros((16, 24, 3), np.uint8)}, np.zeros(1, np.float32), sentence)])
+def prediction(policy, sentence, pixel=0, place=0.0):
+    images = {"front": np.full((16, 24, 3), pixel, np.uint8)}
+    (chunk,) = policy.predict([Observation(images, np.full(1, place, np.float32), sentence)])
     return chunk.values
 
 
@@ -63,7 +64,10 @@ def test_words_are_normalized(tmp_path):
 
 def test_a_dataset_without_sentences_trains(tmp_path):
     policy, _ = trained(tmp_path / "run", record(tmp_path / "data", "", ""))
-    assert policy.config.language.options["vocabulary"] == [] and np.isfinite(prediction(policy, "")).all()
+    assert policy.config.language.options["vocabulary"] == []
+    found = prediction(policy, "")
+    assert np.isfinite(found).all()
+    assert (prediction(policy, "", pixel=255) != found).any() and (prediction(policy, "", place=0.4) != found).any()
 
 
 def test_a_siglip_text_tower_trains_from_random_weights(tmp_path):

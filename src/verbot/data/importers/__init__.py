@@ -164,7 +164,7 @@ def refused_items(name: str, path: Path) -> list[Item]:
     if name == "manifest":  # each picture says so itself
         return []
     kinds = BAGS if name in BAGS else (name,)
-    named = [link for link in _links_out(path) if any(sources.get(kind).recognizes(path / link) for kind in kinds)]
+    named = [link for link in links_out(path) if any(sources.get(kind).recognizes(path / link) for kind in kinds)]
     return [Item(link, partial(_refuse, path, link)) for link in named]
 
 
@@ -183,7 +183,7 @@ def _refuse(path: Path, link: str) -> RawEpisode:
 
 def _refuse_links(name: str, path: Path) -> None:
     """Raise `DataError` for the first link out of a folder that its format could not pass over."""
-    for link in _links_out(path):
+    for link in links_out(path):
         if not _is_apart(name, path, path / link):
             below(path, link)
 
@@ -192,13 +192,12 @@ def _is_apart(name: str, path: Path, link: Path) -> bool:
     """Whether a source is whole without a link, which is then not followed: the formats list their files by `inside`."""
     if name in BAGS:
         return link.name != BAG_METADATA and not (link.is_file() and (link.parent / BAG_METADATA).is_file())
-    if name == "zarr":
-        store = path.name.endswith(".zarr") or any((path / name).exists() for name in (".zgroup", "zarr.json"))
-        return link.parent == path and not store and not link.name.startswith((".z", "zarr."))
-    return name in ("hdf5", "tensors") or (name == "manifest" and link != path / "manifest.json")
+    if name == "rlds":
+        return link.name not in ("dataset_info.json", "features.json") and not link.is_dir()
+    return name in ("hdf5", "tensors", "zarr") or (name == "manifest" and link != path / "manifest.json")
 
 
-def _links_out(path: Path) -> list[str]:
+def links_out(path: Path) -> list[str]:
     """The links in a folder that lead out of it, by name, sorted. Folders that vanish, or may not be read, hold none."""
     found, waiting = list[str](), [path] if path.is_dir() else []
     while waiting:

@@ -8,9 +8,10 @@ are JPEG or PNG, or 8-bit tensors; float64 is stored as float32, and booleans as
 serializer). Without ``features.json`` the shapes follow from the number of steps.
 
 All steps are kept unchanged. This includes BridgeData's first step, whose action is zero, and RLDS's last step, whose action was
-not executed. The instruction of a step is its own sentence; ``language_instruction``, ``language_instruction_2``, … are
-alternative wordings. An episode's sentence may also be in ``episode_metadata`` or beside the steps. Integers are read as
-characters, as in language_table. The reward, the discount and the flags of a step become columns (``next.reward``, …).
+not executed. A shard that is a link out of the folder is not read; the others are. The instruction of a step is its own sentence;
+``language_instruction``, ``language_instruction_2``, … are alternative wordings. An episode's sentence may also be in
+``episode_metadata`` or beside the steps. Integers are read as characters, as in language_table. The reward, the discount and the
+flags of a step become columns (``next.reward``, …).
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ class Rlds:
 
     def items(self) -> Iterator[Item]:
         for shard, expected in self._shards:
-            count, file = 0, RecordFile(shard)
+            count = 0
             try:
+                file = self._file(shard)
                 for record in file.records():
                     count += not record.problem
                     if record.problem and expected is not None:
@@ -100,8 +102,12 @@ class Rlds:
                     if expected is not None and count != expected:
                         why = f"holds {count} records; dataset_info.json counts {expected}"
                         yield Item(f"{shard.name}, record {count}", failing(CorruptFileError(shard, why)))
-            except CorruptFileError as error:
+            except DataError as error:
                 yield Item(shard.name, failing(error))
+
+    def _file(self, shard: Path) -> RecordFile:
+        """Raises `DataError` for a shard that is a link out of the folder, which is not followed."""
+        return RecordFile(below(self._root, shard.relative_to(self._root).as_posix()))
 
     def _read(self, file: RecordFile, record: RecordLocation) -> RawEpisode:
         return self._record(file, record).episode(self._reading)
@@ -114,8 +120,8 @@ class Rlds:
         """The first readable record; None if there is none among the first few."""
         tried = 0
         for shard, _ in self._shards:
-            file = RecordFile(shard)
             try:
+                file = self._file(shard)
                 for record in file.records():
                     tried += 1
                     try:
@@ -125,7 +131,7 @@ class Rlds:
                     except DataError:
                         if tried >= FIRST:
                             return None
-            except CorruptFileError:
+            except DataError:
                 tried += 1
         return None
 
@@ -220,8 +226,7 @@ def _shards(root: Path, info: Mapping[str, Any], split: str) -> Iterator[tuple[P
         present = {int(match["number"]): match.string for match in matches}
         for number in range(max(total, len(matches))):
             absent = f"{stem}-{name}.tfrecord-{number:05d}-of-{total:05d}"
-            shard = below(root, present[number], "dataset_info.json") if number in present else root / absent
-            yield shard, counts[number] if number < len(counts) else None
+            yield root / present.get(number, absent), counts[number] if number < len(counts) else None
 
 
 def _count(value: Any) -> int:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from verbot.data.importers import natural, reading
+from verbot.data.importers import links_out, natural, reading
 from verbot.data.importers.limits import DOCUMENT_BYTES, ITEM_BYTES, check_chunk, check_item, take
 from verbot.data.importers.tensor_files import check_archive
 from verbot.data.importers.zarr_pieces import check_piece, codec_of
 from verbot.errors import CorruptFileError, MissingDependencyError
-from verbot.files import regular_file
+from verbot.files import below, regular_file
 
 IMAGE_CODECS = "imagecodecs_"  # codecs of the package imagecodecs
 DEEPEST, MOST_PIECES = 16, 10_000_000  # folders in folders; pieces of the rows of one episode
@@ -84,14 +84,19 @@ BROKEN_ARCHIVE = (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError
 
 
 class ZarrStore:
-    """A store at `path`, a folder or a ``.zip``. Raises `CorruptFileError` for broken metadata.
+    """A store at `path`, a folder or a ``.zip``.
+
+    Raises `CorruptFileError` for broken metadata, `DataError` if they, or a folder, are a link out of the store.
 
     Attributes:
         arrays: every array by its name, in natural order.
     """
 
     def __init__(self, path: Path):
-        self.path, self._open = path, dict[str, Any]()
+        self.path, self._open, self._links = path, dict[str, Any](), frozenset(links_out(path))
+        for link in sorted(self._links):
+            if Path(link).name.startswith((".z", "zarr.")) or (path / link).is_dir():
+                below(path, link)
         with reading(path, *BROKEN_ARCHIVE):
             if path.is_file():
                 with zipfile.ZipFile(regular_file(path)) as archive:
@@ -112,8 +117,8 @@ class ZarrStore:
         Args:
             fill: take the array's fill value for pieces that are absent, instead of an error.
 
-        Raises `CorruptFileError` if it has fewer rows or cannot be read, `MissingDependencyError` for a codec that is not
-        installed.
+        Raises `CorruptFileError` if it has fewer rows or cannot be read, `DataError` for a piece that is a link out of the
+        store, `MissingDependencyError` for a codec that is not installed.
         """
         place, array = f"{self.path}, {name}", self.arrays[name]
         if not array.shape or array.shape[0] < end:
@@ -122,6 +127,9 @@ class ZarrStore:
         take(array.itemsize * math.prod((end - start, *array.shape[1:])), place)
         if math.prod(array.grid(start, end)) > MOST_PIECES:
             raise CorruptFileError(place, f"has more than {MOST_PIECES} pieces in rows {start} to {end}")
+        for piece in array.names(start, end) if self._links else ():
+            if f"{name}/{piece}" in self._links:
+                below(self.path, f"{name}/{piece}")
         absent = [] if fill else [piece for piece in array.names(start, end) if not self._has(f"{name}/{piece}")]
         if absent:
             text = f"{len(absent)} pieces of rows {start} to {end} are absent, {absent[0]} first"
