@@ -97,6 +97,7 @@ function showRole() {
   const open = socket && socket.readyState === WebSocket.OPEN;
   at("role").textContent = !open ? "" : drives ? "you drive" : "you watch";
   at("drive").hidden = !open || drives;
+  if (about) showDrag();
   for (const id of ["obey", "again", "talk", "free", "open", "next", "anyway", "search"]) at(id).disabled = !drives;
   at("heat").disabled = !drives || !state || !state.has_heat;
 }
