@@ -139,11 +139,11 @@ def test_an_anchored_chunk_catches_up_with_what_a_guard_refused(monkeypatch: pyt
 
 def test_the_guard_tells_an_agent_what_the_robot_was_given_through_the_ones_that_wrap_it() -> None:
     limits = (MotionLimits("x", step=(2.0,)), MotionLimits("grip", step=(1.0,)))
-    told: list[list[float]] = []
+    given: list[list[float]] = []
 
-    class Told(ChunkAgent):
+    class Informed(ChunkAgent):
         def executed(self, action: np.ndarray) -> None:
-            told.append(action.tolist())
+            given.append(action.tolist())
 
     class Rows(Numbered):
         spec = dataclasses.replace(SPEC, limits=limits)
@@ -152,9 +152,9 @@ def test_the_guard_tells_an_agent_what_the_robot_was_given_through_the_ones_that
             return [ActionChunk(np.array([[1, 0], [9, 0], [2, 0]], np.float32), observations[0].time_s)]
 
     policy = Rows()
-    agent = GuardedAgent(HoldAgent(Told(policy, 3), 60.0), Guard(policy.spec, unguarded=True, clock=lambda: 0.0))
+    agent = GuardedAgent(HoldAgent(Informed(policy, 3), 60.0), Guard(policy.spec, unguarded=True, clock=lambda: 0.0))
     agent.reset("go")
-    assert [agent.act(observe(step)).tolist()[0] for step in range(3)] == [1, 2, 2] and told == [[2, 0]]
+    assert [agent.act(observe(step)).tolist()[0] for step in range(3)] == [1, 2, 2] and given == [[2, 0]]
     assert isinstance(OverlappingAgent(made("aligned")[0]), InformedAgent)
 
 

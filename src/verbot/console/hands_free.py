@@ -12,7 +12,7 @@ import numpy as np
 from verbot.errors import VerbotError, WireError
 from verbot.spec import FloatArray
 
-RATE_HZ, BEHIND_S = 16_000, 10.0  # of sound that waits at most
+RATE_HZ, BEHIND_S = 16_000, 30.0  # of sound that waits at most
 SpeechReply = Callable[[Mapping[str, Any]], None]
 
 

@@ -43,9 +43,17 @@ class Listener:
     def listen(self, reply: SpeechReply) -> None:
         """Begin hands-free talk: what `hear` takes is cut into utterances. Raises `WireError` if there is none."""
         self.close()
-        if self._cutter is None:
+        cutter = self._cutter
+        if cutter is None:
             raise WireError(f"there is no hands-free talk here: {install_command('silero_vad')}")
-        self._free = HandsFree(self._cutter, self._work, reply)
+
+        def prepared() -> Cutter:
+            self._recognize(
+                np.zeros(RATE_HZ // 2, np.float32), self._sentences()
+            )  # what it loads is loaded before anybody speaks
+            return cutter()
+
+        self._free = HandsFree(prepared, self._work, reply)
 
     def close(self) -> None:
         """Hear no more: what was not yet recognized is dropped."""

@@ -146,16 +146,16 @@ class SimulatedPlant:
 
     def scene(self) -> dict[str, Any]:
         tasks = list(self.env.tasks) if isinstance(self.env, TaskEnv) else []
-        drag = (
-            {"objects": list(self.env.object_positions()), "cameras": self._fixed()} if isinstance(self.env, Disturbable) else {}
-        )
+        drag = NO_DRAG
+        if isinstance(self.env, Disturbable):
+            drag = {"objects": list(self.env.object_positions()), "cameras": self._fixed()}
         if not isinstance(self.env, Grammar):
             said = [self.episode.instruction] if self.episode.instruction else []
-            return {"objects": [], "tasks": tasks, "examples": said, "drag": drag or NO_DRAG}
+            return {"objects": [], "tasks": tasks, "examples": said, "drag": drag}
         goals = [self.env.describe(goal) for goal in self.episode.info["feasible"]]
         chosen = [goals[round(i)] for i in np.linspace(0, len(goals) - 1, min(EXAMPLES, len(goals)))]
         names, examples = sorted(self.env.object_names()), list(dict.fromkeys(chosen))
-        return {"objects": names, "tasks": tasks, "examples": examples, "drag": drag or NO_DRAG}
+        return {"objects": names, "tasks": tasks, "examples": examples, "drag": drag}
 
     def sentences(self) -> list[str]:
         """The instructions that mean one of this scene's goals."""

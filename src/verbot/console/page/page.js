@@ -82,7 +82,7 @@ function greet(message) {
   at("talk").hidden = !hello.speech;
   at("free").hidden = !hello.hands_free;
   at("setup").hidden = hello.is_real;
-  at("again").textContent = hello.is_real ? "Rest" : "Scene again";
+  at("again").textContent = hello.is_real ? "Rest" : "Reset scene";
   fillChoices();
   at("reports").hidden = !hello.outputs;
   if (hello.outputs) loadOutputs();
@@ -143,7 +143,7 @@ function showPreview(message) {
   at("ask").hidden = !message.asks || message.obeyed === true;
   at("search").hidden = !message.elsewhere;
   if (message.obeyed === false) (message.elsewhere ? at("search") : at("anyway")).focus();
-  if (message.obeyed === true) at("text").select();
+  if (message.obeyed === true && document.activeElement === at("text")) at("text").select();  // it takes no focus: Space stops
 }
 
 function stop() {

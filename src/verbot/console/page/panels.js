@@ -82,8 +82,8 @@ function showNumbers() {
   pairs(at("numbers"), [
     ["time", `${state.seconds.toFixed(1)} s`],
     ["rate", rate === null ? `${hello.rate_hz.toFixed(0)} Hz when it moves` : `${rate.toFixed(1)} of ${hello.rate_hz.toFixed(0)} Hz, ${state.late} late`],
-    ["prediction", latency === null ? "none yet" : `${latency[0].toFixed(0)} ms, 95 %: ${latency[1].toFixed(0)} ms`],
-    ["judged", state.goal || "nothing"],
+    ["prediction", latency === null ? "none yet" : `${latency[0].toFixed(0)} ms, 95 % within ${latency[1].toFixed(0)} ms`],
+    ["judged goal", state.goal || "none"],
     ...(state.disturbed ? [["disturbed", "by you"]] : []),
     ["pages", String(state.pages)],
   ]);

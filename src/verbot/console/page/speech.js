@@ -26,6 +26,13 @@ function sendSamples(samples) {
 
 function unmute(on) { if (audio) audio.stream.getTracks().forEach((track) => { track.enabled = on; }); }
 
+function closeMicrophone() {  // the browser shows that nothing is heard any more
+  if (!audio) return;
+  audio.stream.getTracks().forEach((track) => track.stop());
+  audio.context.close();
+  audio = null;
+}
+
 async function begin() {  // whether there is a microphone
   at("error").textContent = "";
   try {
@@ -48,8 +55,11 @@ async function listen(on) {
   }
   free = true;
   showFree();
-  if (!await begin()) endFree("");
-  else if (free) send({type: "listen", on: true});  // the server says when it listens
+  at("heard").textContent = "Preparing to listen.";
+  const opened = await begin();
+  if (!opened) endFree("");
+  else if (!free) closeMicrophone();  // it was switched off while the browser asked
+  else if (drives) send({type: "listen", on: true});  // the server says when it listens
 }
 
 function listening(on) {
@@ -60,7 +70,7 @@ function listening(on) {
 function endFree(text) {
   if (!free) return;
   free = false;
-  unmute(talking);
+  closeMicrophone();
   showFree();
   at("heard").textContent = text;
 }
@@ -79,7 +89,7 @@ async function talk(on) {
   at("talk").setAttribute("aria-pressed", String(on));
   at("talk").textContent = on ? "Listening" : "Hold to talk";
   if (!on) {
-    unmute(free);
+    unmute(false);
     if (started && send({type: "talk", on: false})) at("heard").textContent = "Recognizing what you said.";
     started = false;
     return;
@@ -96,10 +106,11 @@ async function talk(on) {
 }
 
 function heard(message) {
-  const said = `Heard “${message.heard}”`, editing = document.activeElement === at("text") && performance.now() - edited < EDITING_MS;
+  const said = `Heard “${message.heard.replace(/[.\s]+$/, "")}”`, editing = document.activeElement === at("text") && performance.now() - edited < EDITING_MS;
   if (message.command === "stop" && !message.text) { at("heard").textContent = `${said}: the robot is held.`; return; }
   if (message.command === "obey") {
     const wanted = at("text").value.trim();
+    if (!editing) at("text").blur();
     obey(false, false);
     at("heard").textContent = wanted ? `${said}.` : `${said}, but there is no instruction yet.`;
     return;

@@ -115,8 +115,8 @@ class Physics:
 
         What the arm does to it counts from there. A receptacle, which the arm cannot move, takes along what is in it.
 
-        Raises `SimulationError` if it is none of the layout's movables and receptacles, outside `REACH_M`, or something else is in
-        the way.
+        Raises `SimulationError` if it is none of the layout's movables and receptacles, outside `REACH_M`, or something is in the
+        way.
         """
         found = {obj.id: (i, obj) for i, obj in enumerate(self.layout.movables)}
         containers = {obj.id: (i, obj) for i, obj in enumerate(self.layout.receptacles)}
