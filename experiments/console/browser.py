@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import wave
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from chromium import Chromium, Tab
+from spoken import hands_free, spoke, write_microphone
 
 TOKEN = "experiment-in-a-browser"
 SENTENCE, OTHER = "pick up the yellow cube", "pick up the blue cylinder"  # of scene 0 of tabletop-starter
@@ -66,6 +65,7 @@ class Check:
 
     tab: Tab
     arguments: Arguments
+    sentence: str = SENTENCE
     results: dict[str, Any] = field(default_factory=dict)
 
     def until(self, condition: str, name: str = "") -> bool:
@@ -109,6 +109,7 @@ class Server:
             "--seed", str(arguments.seed), "--outputs", str(folder / "outputs"), "--token-file", str(folder / "token"),
             "--speech" if arguments.speech else "--no-speech",
         ]  # fmt: skip
+        self.folder = folder
         self.url = f"http://127.0.0.1:{port}/{TOKEN}/"
         self.start()
 
@@ -128,12 +129,25 @@ def main(arguments: Arguments) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verbot-browser-") as place:
         folder = Path(place)
-        spoken = say("pick up the yellow cube", folder) if arguments.speech else None
+        microphone = write_microphone(folder / "microphone.wav", SENTENCE, 3.0) if arguments.speech else None
         server = Server(arguments, folder, free_port())
         try:
-            with Chromium(arguments.browser, folder / "profile", spoken) as browser:
+            with Chromium(arguments.browser, folder / "profile", microphone) as browser:
                 check = Check(browser.open(server.url), arguments)
-                for part in (typed, stopped, frozen, disturbed, unclear, spoke, chosen, reported, watched, killed, looks):
+                for part in (
+                    typed,
+                    stopped,
+                    frozen,
+                    disturbed,
+                    unclear,
+                    spoke,
+                    hands_free,
+                    chosen,
+                    reported,
+                    watched,
+                    killed,
+                    looks,
+                ):
                     part(check, browser, server)
                 check.results["no fault of a script"] = not check.tab.problems
                 print(*check.tab.problems, sep="\n", file=sys.stderr, end="")
@@ -264,26 +278,6 @@ def unclear(check: Check, browser: Chromium, server: Server) -> None:
     check.picture("7-not-understood")
 
 
-def spoke(check: Check, browser: Chromium, server: Server) -> None:
-    """Speech from a file that the browser takes for its microphone."""
-    if not check.arguments.speech:
-        return
-    check.tab.run("document.activeElement.blur(); at('text').value = ''")
-    check.tab.mouse("at('talk')", down=True)
-    check.until("talking && started && audio !== null", "speech: listens")
-    time.sleep(3.5)
-    check.tab.mouse("at('talk')", down=False)
-    check.until("at('heard').textContent.includes('Heard')", "speech: heard")
-    check.results["speech: text"] = check.tab.value("at('text').value")
-    check.results["speech: message"] = check.tab.value("at('heard').textContent")
-    check.results["speech: right"] = check.results["speech: text"] == SENTENCE
-    check.picture("8-heard")
-    check.tab.run("at('text').focus()")
-    check.tab.press("Enter")
-    check.until("state.phase === 'moving'", "speech: obeyed")
-    check.settled()
-
-
 def chosen(check: Check, browser: Chromium, server: Server) -> None:
     """Another suite, a scene and a randomization; and a choice that does not exist."""
     check.tab.run("at('suite').value = 'tabletop-full'; at('suite').dispatchEvent(new Event('change')); at('scene').value = 3")
@@ -307,7 +301,7 @@ def chosen(check: Check, browser: Chromium, server: Server) -> None:
 def reported(check: Check, browser: Chromium, server: Server) -> None:
     """A report opens, and reaches nothing."""
     check.until("at('outputs').querySelector('a') !== null", "reports: listed")
-    page = Check(browser.open(check.tab.value("at('outputs').querySelector('a').href")), check.arguments, check.results)
+    page = Check(browser.open(check.tab.value("at('outputs').querySelector('a').href")), check.arguments, results=check.results)
     page.until("document.title.startsWith('sandboxed')", "reports: opens in a sandbox")
     check.results["reports: what it reached"] = page.tab.value("document.title")
     page.tab.close()
@@ -317,7 +311,7 @@ def reported(check: Check, browser: Chromium, server: Server) -> None:
 
 def watched(check: Check, browser: Chromium, server: Server) -> None:
     """A second tab watches, may stop, and takes over."""
-    second = Check(browser.open(server.url), check.arguments, check.results)
+    second = Check(browser.open(server.url), check.arguments, results=check.results)
     second.until("at('role').textContent === 'you watch' && state", "second tab: watches")
     second.picture("9-second-tab")
     second.tab.run("at('drive').click()")
@@ -358,23 +352,6 @@ NAMELESS = """[...document.querySelectorAll('button, input, select, a')].filter(
   .map((element) => element.outerHTML.slice(0, 80))"""
 
 
-def say(text: str, folder: Path) -> Path:
-    """A recording of `text`, with silence around it, as the browser takes it for a microphone: 48 kHz, 16 bits."""
-    if shutil.which("espeak-ng") is None:
-        raise SystemExit("espeak-ng is not installed: apt-get install espeak-ng, or give --no-speech")
-    raw = folder / "raw.wav"
-    subprocess.run(["espeak-ng", "-v", "en-gb", "-s", "140", "-w", str(raw), text], check=True)
-    with wave.open(str(raw)) as file:
-        rate, frames = file.getframerate(), file.readframes(file.getnframes())
-    path = folder / "microphone.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(bytes(rate // 2 * 2) + frames + bytes(rate * 3 * 2))
-    return path
-
-
 def free_port() -> int:
     import socket
 
@@ -383,7 +360,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-Part = Callable[[Check, Chromium, Server], None]
+PARTS: tuple[Callable[[Check, Chromium, Server], None], ...] = (
+    typed, stopped, frozen, disturbed, unclear, spoke, hands_free, chosen, reported, watched, killed, looks,
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main(tyro.cli(Arguments, description=__doc__)))

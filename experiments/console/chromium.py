@@ -29,7 +29,9 @@ class Tab:
     def __init__(self, browser: Chromium, target: dict[str, Any]):
         self._browser, self._id = browser, target["id"]
         self._open = ExitStack()
-        self._socket = self._open.enter_context(connect(target["webSocketDebuggerUrl"], max_size=2**28, compression=None))
+        self._socket = self._open.enter_context(
+            connect(target["webSocketDebuggerUrl"], max_size=2**28, compression=None, ping_interval=None)
+        )
         self._number = 0
         self.problems: list[str] = []
         for domain in ("Page", "Runtime", "Log"):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from verbot.agents import ChunkAgent, OverlappingAgent, RealTimeAgent
+from verbot.agents import ChunkAgent, Guard, GuardedAgent, HoldAgent, OverlappingAgent, RealTimeAgent
 from verbot.agents.real_time import DelayEstimate
-from verbot.contracts import HoldingAgent, InterruptibleAgent, WaitingAgent
+from verbot.contracts import HoldingAgent, InformedAgent, InterruptibleAgent, WaitingAgent
 from verbot.errors import ConfigError, ConnectionLostError, PolicyError
 from verbot.rollout.delay import Delay, DelayedAnswers, DelayedPolicy
-from verbot.spec import ActionChunk, Component, Observation, RobotSpec
+from verbot.spec import ActionChunk, Component, MotionLimits, Observation, RobotSpec
 
 STEP = Component("x", "position_delta", ("x",), "m", "base", (-1000.0,), (1000.0,))
 GRIP = Component("grip", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,))
@@ -113,6 +113,49 @@ def test_an_anchored_chunk_ends_where_it_would_have_without_the_delay_and_keeps_
     agent = RealTimeAgent(DelayedPolicy(policy), 4, "anchored")
     policy.queries.clear()
     assert drive(agent, policy, 9, Delay(2))[6:9] == [220, 220, 220]
+
+
+def test_an_anchored_chunk_catches_up_with_what_a_guard_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, policy = made("anchored", execute=4)
+    act, receive, seen = agent.act, agent.receive, list[ActionChunk]()
+
+    def guarded(observation: Observation) -> np.ndarray:
+        action = act(observation)
+        if 102 <= action[0] <= 103:
+            given = np.array([50, 1], np.float32)
+            agent.executed(given)
+            given[:] = -1  # the caller may fill its array again
+        return action
+
+    def kept(chunk: ActionChunk) -> None:
+        seen.append(chunk)
+        receive(chunk)
+
+    monkeypatch.setattr(agent, "act", guarded)
+    monkeypatch.setattr(agent, "receive", kept)
+    assert drive(agent, policy, 10, Delay(2))[6:10] == [202 + (200 + 201) - (50 + 50), 203, 204, 205]
+    assert seen[0].values[:, 0].tolist() == list(range(100, 110))  # a chunk may be shared
+
+
+def test_the_guard_tells_an_agent_what_the_robot_was_given_through_the_ones_that_wrap_it() -> None:
+    limits = (MotionLimits("x", step=(2.0,)), MotionLimits("grip", step=(1.0,)))
+    given: list[list[float]] = []
+
+    class Informed(ChunkAgent):
+        def executed(self, action: np.ndarray) -> None:
+            given.append(action.tolist())
+
+    class Rows(Numbered):
+        spec = dataclasses.replace(SPEC, limits=limits)
+
+        def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+            return [ActionChunk(np.array([[1, 0], [9, 0], [2, 0]], np.float32), observations[0].time_s)]
+
+    policy = Rows()
+    agent = GuardedAgent(HoldAgent(Informed(policy, 3), 60.0), Guard(policy.spec, unguarded=True, clock=lambda: 0.0))
+    agent.reset("go")
+    assert [agent.act(observe(step)).tolist()[0] for step in range(3)] == [1, 2, 2] and given == [[2, 0]]
+    assert isinstance(OverlappingAgent(made("aligned")[0]), InformedAgent)
 
 
 def test_the_query_has_what_is_left_of_the_chunk_and_what_will_be_executed_anyway() -> None:

@@ -24,7 +24,7 @@ class ConsolePage:
         self._open, address = ExitStack(), url.replace("http", "ws") + "socket"
         self.socket = self._open.enter_context(connect(address, origin=origin or base, compression=None, max_size=None))
         self.beat, self.drives, self.about, self.state, self.history = -1, None, None, None, []
-        self.previews, self.errors, self.heard, self.stops, self.images = [], [], [], 0, {}
+        self.previews, self.errors, self.heard, self.listens, self.stops, self.images = [], [], [], [], 0, {}
         self.confirms, self.is_alive = True, True
         self.hello = json.loads(self.socket.recv(timeout=WAIT_S))
 
@@ -69,6 +69,8 @@ class ConsolePage:
                 self.errors.append(message["message"])
             case "heard":
                 self.heard.append(message)
+            case "listening" | "hearing":
+                self.listens.append((message["type"], message["on"]))
             case "stopped":
                 self.stops += 1
         self._live()

@@ -66,7 +66,7 @@ def test_pieces_become_one_utterance():
 
     def recognize(samples, sentences):
         taken.append((samples, sentences))
-        return SENTENCES[0], "pick up the red queue"
+        return SENTENCES[0], "pick up the red queue", ""
 
     listener, reply = Listener(recognize, lambda: SENTENCES), Answers()
     pieces = [np.full(2000, value, "<i2").tobytes() for value in (16384, -16384)]
@@ -74,13 +74,13 @@ def test_pieces_become_one_utterance():
         listener.hear(piece, reply)
     listener.hear(None, reply)
     assert reply.came.wait(5)
-    assert reply.messages == [{"type": "heard", "text": SENTENCES[0], "heard": "pick up the red queue"}]
+    assert reply.messages == [{"type": "heard", "text": SENTENCES[0], "heard": "pick up the red queue", "command": ""}]
     samples, sentences = taken[0]
     assert samples.shape == (4000,) and samples[0] == 0.5 and samples[-1] == -0.5 and sentences == SENTENCES
 
 
 def test_limits_of_speech():
-    listener, reply = Listener(lambda samples, sentences: ("", ""), tuple), Answers()
+    listener, reply = Listener(lambda samples, sentences: ("", "", ""), tuple), Answers()
     with pytest.raises(WireError, match="16-bit"):
         listener.hear(b"abc", reply)
     with pytest.raises(WireError, match="nothing was said"):
@@ -94,7 +94,7 @@ def test_limits_of_speech():
 
 def test_who_begins_to_talk_is_not_heard_with_what_came_before():
     lengths, reply = [], Answers()
-    listener = Listener(lambda samples, sentences: (lengths.append(len(samples)), ("", ""))[1], tuple)
+    listener = Listener(lambda samples, sentences: (lengths.append(len(samples)), ("", "", ""))[1], tuple)
     listener.hear(bytes(2 * RATE_HZ), reply)
     listener.start()
     listener.hear(bytes(2 * 8000), reply)

@@ -9,6 +9,7 @@ from verbot.console.plants import SimulatedPlant
 from verbot.contracts import Disturbable
 from verbot.envs import make_env
 from verbot.envs.tabletop.env import STILL
+from verbot.envs.tabletop.tasks.put import Put
 from verbot.errors import SimulationError
 
 CUBE, CYLINDER = "yellow cube", "blue cylinder"  # of test scene 0
@@ -43,12 +44,58 @@ def test_no_object_is_put_into_another_or_out_of_reach(plant):
     for name, place, problem in (
         (CUBE, (x + 0.01, y), f"the {CYLINDER} is there"),
         (CUBE, (5.0, 0.0), "outside the reach"),
-        ("red plate", (x, y), "cannot be moved"),
+        ("drawer", (x, y), "cannot be moved"),
     ):
         before = env.object_positions()
         with pytest.raises(SimulationError, match=problem):
             env.move_object(name, *place)
         assert env.object_positions() == before
+
+
+def test_a_receptacle_takes_along_what_is_in_it_and_is_judged_where_it_is(plant):
+    plant.begin(None)
+    env, before = plant.env, plant.env.object_positions()
+    box = env.physics.layout.receptacles[0].id
+    x, y, _ = before[box]
+    env.move_object(CUBE, x, y)
+    for _ in range(8):
+        plant.act(STILL)
+    taken = env.object_positions()[CUBE]
+    goal = {"verb": "put", "object": CUBE, "receptacle": box, "preposition": "in"}
+    assert Put().satisfied(env.physics, goal)
+    spots = [(x + dx, y + dy) for dx in (-0.08, 0.0, 0.08) for dy in (-0.1, 0.1)]
+    moved = next(spot for spot in spots if can_move(env, box, spot))
+    for _ in range(8):
+        plant.act(STILL)
+    shift = np.subtract(moved, (x, y))
+    assert np.allclose(env.object_positions()[CUBE][:2], taken[:2] + shift, atol=5e-3)
+    assert np.allclose(env.object_positions()[box][:2], moved) and env.physics.fault() is None
+    assert Put().satisfied(env.physics, goal) and plant.episode.info["first_contact"] is None
+    cylinder = env.object_positions()[CYLINDER]
+    with pytest.raises(SimulationError, match="something else is there"):
+        env.move_object(box, *cylinder[:2])
+    plant.begin(None)
+    assert env.object_positions() == before
+
+
+def can_move(env, name, place):
+    try:
+        env.move_object(name, *place)
+    except SimulationError:
+        return False
+    return True
+
+
+def test_a_receptacle_is_not_moved_into_the_gripper(plant):
+    plant.begin(None)
+    env = plant.env
+    env.physics.data.site_xpos[env.physics._site] = (0.5, 0.0, 0.05)
+    box = env.physics.layout.receptacles[0].id
+    for obj in (*env.physics.layout.movables, *env.physics.layout.receptacles[1:]):
+        env.physics.data.xpos[env.physics._bodies[obj.id]] = (0.0, 5.0, 0.0)
+    mount = env._mount.point(np.array((0.5, 0.02, 0.0)))
+    with pytest.raises(SimulationError, match="the gripper is in the way"):
+        env.move_object(box, *mount[:2])
 
 
 def test_an_object_is_moved_by_its_picture(plant):

@@ -13,6 +13,7 @@ from verbot.agents.guard_motion import MotionLimiter
 from verbot.agents.guard_rotation import TurnLimiter
 from verbot.agents.guard_table import axis_table, chain_boxes, check_covered
 from verbot.agents.holding import HoldAction, HoldAgent
+from verbot.agents.interrupting import executed
 from verbot.contracts import Agent, InterruptibleAgent
 from verbot.errors import ConfigError, RobotError
 from verbot.spec import Float64Array, FloatArray, Observation, RobotSpec
@@ -228,7 +229,8 @@ class GuardedAgent:
     """An agent behind a guard: the outermost wrapper of an agent that drives a robot.
 
     While the guard is latched the agent is not asked. When the robot is held, an agent that can drops the actions it has left, so
-    that it goes on from a fresh observation.
+    that it goes on from a fresh observation. Where the guard changed an action, an `InformedAgent` is told
+    what the robot was given.
 
     Args:
         agent: acts.
@@ -266,6 +268,8 @@ class GuardedAgent:
             self.result = self.guard.apply(action, observation, age_s, taken_s)
         if self.result.held and isinstance(self._agent, InterruptibleAgent | HoldAgent):
             self._agent.interrupt()
+        elif self.result.events and self.result.action is not None:
+            executed(self._agent, self.result.action)
         return self.result
 
     def act(self, observation: Observation) -> FloatArray:

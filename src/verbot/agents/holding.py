@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from verbot.agents.interrupting import interrupt
+from verbot.agents.interrupting import executed, interrupt
 from verbot.contracts import ChunkedAgent, Policy
 from verbot.errors import ConfigError, ConnectionLostError, SpecError
 from verbot.spec import ActionChunk, Component, FloatArray, Observation, RobotSpec
@@ -135,6 +135,11 @@ class HoldAgent:
         interrupt(self._agent)
         if self._pending is not None:
             self._pending.is_old = True
+
+    def executed(self, action: FloatArray) -> None:
+        self._last = action.copy()
+        if self._held_state is None:
+            executed(self._agent, action)
 
     def act(self, observation: Observation) -> FloatArray:
         deadline = time.monotonic() + self.timeout_s

@@ -1,9 +1,10 @@
-"""Interrupting an agent, or reporting a lost answer to it, through the ones that wrap it."""
+"""Interrupting an agent, or reporting a lost answer or a changed action to it, through the ones that wrap it."""
 
 from __future__ import annotations
 
-from verbot.contracts import ChunkedAgent, InterruptibleAgent, WaitingAgent
+from verbot.contracts import Agent, ChunkedAgent, InformedAgent, InterruptibleAgent, WaitingAgent
 from verbot.errors import ConfigError
+from verbot.spec import FloatArray
 
 
 def interrupt(agent: ChunkedAgent) -> None:
@@ -23,3 +24,9 @@ def lost(agent: ChunkedAgent) -> None:
             f"{type(agent).__name__} cannot wait for an answer: it lacks lost() (see verbot.contracts.WaitingAgent)"
         )
     agent.lost()
+
+
+def executed(agent: Agent, action: FloatArray) -> None:
+    """Tell `agent` that the robot was given `action` in the place of its latest one, if it wants to know."""
+    if isinstance(agent, InformedAgent):
+        agent.executed(action)

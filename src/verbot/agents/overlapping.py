@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from verbot.agents.holding import Prediction
-from verbot.agents.interrupting import interrupt
+from verbot.agents.interrupting import executed, interrupt
 from verbot.contracts import HoldingAgent, WaitingAgent
 from verbot.errors import ConfigError
 from verbot.spec import FloatArray, Observation
@@ -64,6 +64,9 @@ class OverlappingAgent:
         interrupt(self._agent)
         if self._pending is not None:
             self._pending.is_old = True
+
+    def executed(self, action: FloatArray) -> None:
+        executed(self._agent, action)
 
     def act(self, observation: Observation) -> FloatArray:
         self._collect()

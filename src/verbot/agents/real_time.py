@@ -66,7 +66,8 @@ class RealTimeAgent:
     | ``trained`` | early, with the rows that are executed meanwhile | as ``aligned`` | the old chunk |
 
     ``anchored`` concerns displacements. The rows that were skipped would have moved the robot elsewhere than those of the old
-    chunk that were executed in their place; what is missing is added at once, within the ranges of the action.
+    chunk that were executed in their place; what is missing is added at once, within the ranges of the action. What a guard gave
+    the robot counts as executed; what it will give is not known, so planned and committed rows are those of the chunk.
 
     ``guided`` and ``trained`` need a policy that continues planned actions in this way (`verbot.contracts.ContinuingPolicy`).
     They report as committed what the delay is expected to take. If the actions run out, the robot is held until an answer comes.
@@ -131,6 +132,12 @@ class RealTimeAgent:
     def interrupt(self) -> None:
         """The robot is held from the next step on, until a query that is made then is answered."""
         self._drop()
+
+    def executed(self, action: FloatArray) -> None:
+        """The robot was given `action` (a,) in the place of the latest one: the row that was taken is what it was given."""
+        self._last = action.copy()
+        if self._chunk is not None and self._held_state is None:
+            self._chunk.replace_taken(action)
 
     def lost(self) -> None:
         self._waits = False

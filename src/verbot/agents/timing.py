@@ -48,6 +48,12 @@ class TimedChunk:
         values: FloatArray = self.values[row]
         return values
 
+    def replace_taken(self, action: FloatArray) -> None:
+        """The row that was taken last was executed as `action` (a,). The array of the chunk stays as it was predicted."""
+        if self.next:
+            self.values = self.values.copy()
+            self.values[self.next - 1] = action
+
 
 class DatedQueries:
     """Makes the queries of an agent, and dates the chunks that answer them.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from verbot.console.hands_free import Cutter
+from verbot.console.listening import Recognize
 from verbot.console.observing import ObservedPolicy
 from verbot.console.plants import Plant
 from verbot.contracts import Agent
@@ -86,7 +88,9 @@ class ConsoleChoices:
         open_agent: makes who acts there.
         find: the setup of a scene that has the goal which a text means; None if there is none.
         sentences: the instructions of a suite, to which a spoken one is snapped.
-        recognize: what was said in float32 (n,) samples at 16 kHz, given the sentences that are likely; None without speech.
+        recognize: what was said in float32 (n,) samples at 16 kHz, given the sentences that are likely, as `Listener` takes it;
+            None without speech.
+        cutter: makes what cuts sound into utterances; None without hands-free talk.
         outputs: what can be opened; None for nothing.
     """
 
@@ -97,5 +101,6 @@ class ConsoleChoices:
     axes: Callable[[str], Sequence[str]] = lambda suite: ()
     find: Callable[[str, ConsoleSetup], ConsoleSetup | None] = lambda text, setup: None
     sentences: Callable[[ConsoleSetup], Sequence[str]] = lambda setup: ()
-    recognize: Callable[[Any, Sequence[str]], tuple[str, str]] | None = None
+    recognize: Recognize | None = None
+    cutter: Callable[[], Cutter] | None = None
     outputs: OutputPages | None = None

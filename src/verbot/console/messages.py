@@ -35,7 +35,7 @@ COMMANDS: MessageFields = {
     "heat": {"on": FLAG},
 }
 # What everybody may say at any time, and what is dealt with at once.
-OTHERS: MessageFields = {"alive": ALIVE, "seen": SEEN, "stop": {}, "drive": {}, "talk": {"on": FLAG}}
+OTHERS: MessageFields = {"alive": ALIVE, "seen": SEEN, "stop": {}, "drive": {}, "talk": {"on": FLAG}, "listen": {"on": FLAG}}
 ALL: MessageFields = {**COMMANDS, **OTHERS}
 
 

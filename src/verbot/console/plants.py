@@ -17,6 +17,7 @@ from verbot.spec import FloatArray, Observation, RobotSpec, UInt8Array
 
 NEAR = 0.12  # of a picture's side: a person who drags grips the nearest object within it
 EXAMPLES = 6  # instructions that a scene suggests
+NO_DRAG: Mapping[str, list[str]] = {"objects": [], "cameras": []}
 PlantOutcome = Literal["success", "time is over", "fault"]
 
 
@@ -75,7 +76,10 @@ class Plant(Protocol):
         ...
 
     def scene(self) -> Mapping[str, Any]:
-        """What there is: names of ``objects`` and ``tasks``, and ``examples`` of instructions."""
+        """What there is: names of ``objects`` and ``tasks``, ``examples`` of instructions, and what can be dragged.
+
+        ``drag`` holds the names of ``objects`` that a person can move, and the ``cameras`` in whose pictures.
+        """
         ...
 
     def move(self, camera: str, start: tuple[float, float], end: tuple[float, float]) -> str:
@@ -142,11 +146,16 @@ class SimulatedPlant:
 
     def scene(self) -> dict[str, Any]:
         tasks = list(self.env.tasks) if isinstance(self.env, TaskEnv) else []
+        drag = NO_DRAG
+        if isinstance(self.env, Disturbable):
+            drag = {"objects": list(self.env.object_positions()), "cameras": self._fixed()}
         if not isinstance(self.env, Grammar):
-            return {"objects": [], "tasks": tasks, "examples": [self.episode.instruction] if self.episode.instruction else []}
+            said = [self.episode.instruction] if self.episode.instruction else []
+            return {"objects": [], "tasks": tasks, "examples": said, "drag": drag}
         goals = [self.env.describe(goal) for goal in self.episode.info["feasible"]]
         chosen = [goals[round(i)] for i in np.linspace(0, len(goals) - 1, min(EXAMPLES, len(goals)))]
-        return {"objects": sorted(self.env.object_names()), "tasks": tasks, "examples": list(dict.fromkeys(chosen))}
+        names, examples = sorted(self.env.object_names()), list(dict.fromkeys(chosen))
+        return {"objects": names, "tasks": tasks, "examples": examples, "drag": drag}
 
     def sentences(self) -> list[str]:
         """The instructions that mean one of this scene's goals."""
@@ -159,7 +168,7 @@ class SimulatedPlant:
         if not isinstance(self.env, Disturbable):
             raise SimulationError("no object of this suite can be moved by hand")
         calibration = self.episode.info["calibration"]
-        if camera not in calibration or calibration[camera]["frame"] != "base":
+        if camera not in self._fixed():
             raise SimulationError(f"objects can be moved in the picture of a fixed camera; {camera!r} moves with the arm")
         width = next(c.width for c in self.spec.cameras if c.name == camera)
         view = Projection.of(calibration[camera], width)
@@ -167,13 +176,18 @@ class SimulatedPlant:
         apart = {name: float(np.hypot(*np.subtract(view.pixel(place), start))) for name, place in places.items()}
         name = min(apart, key=apart.__getitem__, default="")
         if not name or apart[name] > NEAR:
-            raise SimulationError("there is no object to move at that point")
+            raise SimulationError(f"there is no object to move at that point; these can be moved: {', '.join(places) or 'none'}")
         x, y = view.on_plane(end, places[name][2])
         self.env.move_object(name, x, y)
         return name
 
     def close(self) -> None:
         self.env.close()
+
+    def _fixed(self) -> list[str]:
+        """Cameras that do not move with the arm."""
+        calibration = self.episode.info.get("calibration", {})
+        return [name for name, camera in calibration.items() if camera["frame"] == "base"]
 
     @staticmethod
     def _lacking(understood: Understanding, names: tuple[str, ...]) -> str:
@@ -222,7 +236,7 @@ class RobotPlant:
         return {name: image for name, image in self._latest.images.items() if image.ndim == 3}
 
     def scene(self) -> dict[str, Any]:
-        return {"objects": [], "tasks": [], "examples": []}
+        return {"objects": [], "tasks": [], "examples": [], "drag": NO_DRAG}
 
     def move(self, camera: str, start: tuple[float, float], end: tuple[float, float]) -> str:
         raise SimulationError("objects can be moved in simulation only")

@@ -82,7 +82,9 @@ def run_console(
     inbox, history, until = Inbox(), History(), until or threading.Event()
     pace = pace or _Pace()
     with closing(ConsoleSession(choices, setup, inbox, history, config.seconds)) as session:
-        listener = Listener(choices.recognize, lambda: choices.sentences(session.setup)) if choices.recognize else None
+        listener = None
+        if choices.recognize is not None:
+            listener = Listener(choices.recognize, lambda: choices.sentences(session.setup), choices.cutter)
         served = ServedPage(_greeting(choices, session), history, choices.outputs, listener)
         with ConsoleServer(inbox, served, config.host, config.port, config.token, tls) as server:
             opened(server)
@@ -174,5 +176,5 @@ def _greeting(choices: ConsoleChoices, session: ConsoleSession) -> dict[str, Any
     return {
         "robot": session.plant.spec.name, "is_real": session.plant.is_real, "rate_hz": session.plant.spec.rate_hz,
         "policies": list(choices.policies), "suites": list(choices.suites),
-        "speech": choices.recognize is not None,
+        "speech": choices.recognize is not None, "hands_free": choices.recognize is not None and choices.cutter is not None,
     }  # fmt: skip

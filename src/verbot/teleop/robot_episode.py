@@ -10,7 +10,7 @@ import numpy as np
 
 from verbot.agents.guard import Guard
 from verbot.agents.holding import HoldAgent
-from verbot.contracts import Agent, AgingRobot, InterruptibleAgent, Robot
+from verbot.contracts import Agent, AgingRobot, InformedAgent, InterruptibleAgent, Robot
 from verbot.data import EpisodeRecord
 from verbot.spec import FloatArray, Observation, UInt8Array
 from verbot.teleop.controls import Operator
@@ -49,6 +49,8 @@ class DrivenRobot:
         result = self.guard.apply(action, observation, age_s)
         if result.held and isinstance(policy, InterruptibleAgent | HoldAgent):
             policy.interrupt()  # it goes on from a fresh observation
+        elif isinstance(policy, InformedAgent) and result.events and result.action is not None:
+            policy.executed(result.action)
         self.note = f"Guard: {result.events[-1]}" if result.events else ""
         if result.action is None:
             self.robot.stop()

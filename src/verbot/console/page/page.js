@@ -42,6 +42,7 @@ function connect() {
     beat = -1;
     drives = false;
     waits = null;
+    endFree("");
     showRole();
     badge("not connected", "");
     lost(event.code === 4000 ? "The session has ended. Trying whether there is a new one."
@@ -53,7 +54,7 @@ function connect() {
 function receive(message) {
   switch (message.type) {
     case "hello": greet(message); break;
-    case "role": drives = message.drives; beat = -1; showRole(); break;  // the next beat is the first for this page
+    case "role": drives = message.drives; beat = -1; if (!drives) endFree(""); showRole(); break;  // the next beat is the first for this page
     case "beat": beat = message.beat; alive(); break;
     case "state":
       framed = performance.now();
@@ -67,6 +68,8 @@ function receive(message) {
     case "stopped": at("message").textContent = "Stopped."; break;
     case "busy": waits = message.what; at("message").textContent = `Please wait: ${message.what}.`; break;
     case "heard": heard(message); break;
+    case "listening": listening(message.on); break;
+    case "hearing": at("free").classList.toggle("hearing", message.on); break;
     case "error": waits = null; at("error").textContent = message.message; break;
   }
 }
@@ -77,8 +80,9 @@ function greet(message) {
   framed = performance.now();
   at("views").textContent = "";
   at("talk").hidden = !hello.speech;
+  at("free").hidden = !hello.hands_free;
   at("setup").hidden = hello.is_real;
-  at("again").textContent = hello.is_real ? "Rest" : "Scene again";
+  at("again").textContent = hello.is_real ? "Rest" : "Reset scene";
   fillChoices();
   at("reports").hidden = !hello.outputs;
   if (hello.outputs) loadOutputs();
@@ -93,7 +97,8 @@ function showRole() {
   const open = socket && socket.readyState === WebSocket.OPEN;
   at("role").textContent = !open ? "" : drives ? "you drive" : "you watch";
   at("drive").hidden = !open || drives;
-  for (const id of ["obey", "again", "talk", "open", "next", "anyway", "search"]) at(id).disabled = !drives;
+  if (about) showDrag();
+  for (const id of ["obey", "again", "talk", "free", "open", "next", "anyway", "search"]) at(id).disabled = !drives;
   at("heat").disabled = !drives || !state || !state.has_heat;
 }
 
@@ -138,7 +143,7 @@ function showPreview(message) {
   at("ask").hidden = !message.asks || message.obeyed === true;
   at("search").hidden = !message.elsewhere;
   if (message.obeyed === false) (message.elsewhere ? at("search") : at("anyway")).focus();
-  if (message.obeyed === true) at("text").select();
+  if (message.obeyed === true && document.activeElement === at("text")) at("text").select();  // it takes no focus: Space stops
 }
 
 function stop() {
@@ -150,7 +155,7 @@ function stop() {
 at("words").addEventListener("submit", (event) => { event.preventDefault(); obey(false, false); });
 at("anyway").addEventListener("click", () => obey(true, false));
 at("search").addEventListener("click", () => obey(false, true));
-at("text").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(preview, TYPING_MS); });
+at("text").addEventListener("input", () => { edited = performance.now(); clearTimeout(typing); typing = setTimeout(preview, TYPING_MS); });
 at("stop").addEventListener("pointerdown", stop);  // before the button is released
 at("stop").addEventListener("click", (event) => { if (event.detail === 0) stop(); });  // by the keyboard or a screen reader
 at("resume").addEventListener("click", () => { alive(); send({type: "resume"}); });
@@ -182,6 +187,9 @@ document.addEventListener("keydown", (event) => {
   } else if (event.code === "KeyM" && hello && hello.speech) {
     event.preventDefault();
     talk(true);
+  } else if (event.code === "KeyH" && hello && hello.hands_free) {
+    event.preventDefault();
+    listen(!free);
   } else if (event.code === "KeyG" && !at("resume").disabled) {
     at("resume").click();
   }

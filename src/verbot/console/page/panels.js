@@ -18,7 +18,7 @@ function newView(name) {
   const figure = document.createElement("figure"), frame = document.createElement("div"), image = document.createElement("img");
   const layer = document.createElement("img"), caption = document.createElement("figcaption");
   frame.id = "camera-" + name;
-  frame.className = "frame" + (hello.is_real ? "" : " movable");
+  frame.className = "frame";
   image.className = "camera";
   image.draggable = false;
   image.alt = `What the camera ${name} shows`;
@@ -31,12 +31,13 @@ function newView(name) {
   figure.append(frame, caption);
   at("views").append(figure);
   frame.addEventListener("pointerdown", (event) => grab(frame, name, event));
+  if (about) showDrag();
   return frame;
 }
 
 // A person moves an object: from where the pointer went down to where it goes up.
 function grab(frame, name, event) {
-  if (hello.is_real || !drives || event.button !== 0) return;
+  if (!drives || event.button !== 0 || !frame.classList.contains("movable")) return;
   const dot = document.createElement("div");
   dot.className = "dot";
   frame.append(dot);
@@ -81,8 +82,8 @@ function showNumbers() {
   pairs(at("numbers"), [
     ["time", `${state.seconds.toFixed(1)} s`],
     ["rate", rate === null ? `${hello.rate_hz.toFixed(0)} Hz when it moves` : `${rate.toFixed(1)} of ${hello.rate_hz.toFixed(0)} Hz, ${state.late} late`],
-    ["prediction", latency === null ? "none yet" : `${latency[0].toFixed(0)} ms, 95 %: ${latency[1].toFixed(0)} ms`],
-    ["judged", state.goal || "nothing"],
+    ["prediction", latency === null ? "none yet" : `${latency[0].toFixed(0)} ms, 95 % within ${latency[1].toFixed(0)} ms`],
+    ["judged goal", state.goal || "none"],
     ...(state.disturbed ? [["disturbed", "by you"]] : []),
     ["pages", String(state.pages)],
   ]);
@@ -122,7 +123,16 @@ function fillTasks(chosen) {
   at("task").value = chosen;
 }
 
+function showDrag() {
+  for (const frame of at("views").querySelectorAll(".frame")) {
+    frame.classList.toggle("movable", drives && about.drag.cameras.includes(frame.id.replace("camera-", "")));
+  }
+  const {objects, cameras} = about.drag;
+  at("drag").textContent = cameras.length && objects.length ? `Drag to disturb: ${objects.join(", ")} (camera ${cameras.join(", ")}).` : "";
+}
+
 function showAbout() {
+  showDrag();
   at("place").textContent = hello.is_real ? hello.robot : `${about.policy} · ${about.suite} · scene ${about.scene}`;
   const opened = JSON.stringify([about.policy, about.suite, about.scene, about.task]);
   if (at("choose").dataset.shown !== opened) {  // what a person is about to choose stays while other news come

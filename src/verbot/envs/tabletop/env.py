@@ -232,11 +232,15 @@ class TabletopEnv(gymnasium.Env):
 
     def object_positions(self) -> dict[str, tuple[float, float, float]]:
         """See `verbot.contracts.Disturbable`."""
-        ids = [obj.id for obj in self._current().layout.movables]
+        self._current()
+        ids = [obj.id for obj in self._physics.layout]
         return {name: tuple(self._mount.point(self._physics.position(name)).tolist()) for name in ids}
 
     def move_object(self, name: str, x_m: float, y_m: float) -> None:
-        """Put a movable down at (x, y) of the base frame; the next step shows it. Raises `SimulationError` where it cannot be."""
+        """Put a movable or a receptacle, with what is in it, down at (x, y) of the base frame; the next step shows it.
+
+        Drawer and button are fixed to the table, with their guides. Raises `SimulationError` where it cannot be.
+        """
         self._current()
         self._physics.place(name, *self._mount.place((x_m, y_m)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import mujoco
@@ -25,6 +26,7 @@ TOUCHED_M = 0.01
 OVER_M, LIFTED_M = 0.03, 0.05  # so near above a receptacle's middle an object counts as held over it
 SLEEVE = (0.45, 0.45, 0.47)  # the one color of covered objects
 DROP_M = 0.045  # above a receptacle, where `Physics.place` lets go of an object
+HAND_M = 0.12  # of the gripper, within which a receptacle is not moved
 _PARKED_M = -2.0
 
 _BOX, _CYLINDER = int(mujoco.mjtGeom.mjGEOM_BOX), int(mujoco.mjtGeom.mjGEOM_CYLINDER)
@@ -111,28 +113,58 @@ class Physics:
     def place(self, name: str, x: float, y: float) -> None:
         """Put a movable down at a place of the table, at rest; above a receptacle it falls into it.
 
-        What the arm does to it counts from there.
+        What the arm does to it counts from there. A receptacle, which the arm cannot move, takes along what is in it.
 
-        Raises `SimulationError` if it is none of the layout's movables, outside `REACH_M`, or where another movable is.
+        Raises `SimulationError` if it is none of the layout's movables and receptacles, outside `REACH_M`, or something is in the
+        way.
         """
         found = {obj.id: (i, obj) for i, obj in enumerate(self.layout.movables)}
-        if name not in found:
-            raise SimulationError(f"{name!r} cannot be moved; these can: {', '.join(found) or 'none'}")
+        containers = {obj.id: (i, obj) for i, obj in enumerate(self.layout.receptacles)}
+        if name not in found and name not in containers:
+            raise SimulationError(f"{name!r} cannot be moved; these can: {', '.join((*found, *containers)) or 'none'}")
         if any(not low <= value <= high for value, (low, high) in zip((x, y), REACH_M, strict=True)):
             raise SimulationError(f"{name!r} cannot be put at ({x:.2f}, {y:.2f}) m: that is outside the reach of the arm")
+        if name in containers:
+            self._place_receptacle(*containers[name], x, y)
+            return
         number, moved = found[name]
         for obj in self.layout.movables:
             there = self.position(obj.id)
             if obj.id != name and np.hypot(there[0] - x, there[1] - y) < obj.radius_m + moved.radius_m:
                 raise SimulationError(f"{name!r} cannot be put at ({x:.2f}, {y:.2f}) m: the {obj.id} is there")
         is_over = any(np.hypot(obj.x - x, obj.y - y) < obj.radius_m + moved.radius_m for obj in self.layout.receptacles)
-        joint = self.model.joint(f"movable{number}")
         height = moved.rest_height_m + (DROP_M if is_over else 0.0)
-        self.data.qpos[joint.qposadr[0] : joint.qposadr[0] + 7] = (x, y, height, 1.0, 0.0, 0.0, 0.0)
-        self.data.qvel[joint.dofadr[0] : joint.dofadr[0] + 6] = 0.0
+        self._put_down(number, np.array((x, y, height, 1.0, 0.0, 0.0, 0.0)), moved.rest_height_m)
         self.refresh()
-        self.starts[name] = np.array((x, y, moved.rest_height_m))
-        self.highest[name], self.farthest[name] = moved.rest_height_m, 0.0
+
+    def _put_down(self, number: int, pose: Float64Array, height: float) -> None:
+        """Movable `number` at rest at a pose (7,); what the arm does to it counts from there, at a height."""
+        name, joint = self.layout.movables[number].id, self.model.joint(f"movable{number}")
+        self.data.qpos[joint.qposadr[0] : joint.qposadr[0] + 7] = pose
+        self.data.qvel[joint.dofadr[0] : joint.dofadr[0] + 6] = 0.0
+        self.starts[name] = np.array((*pose[:2], height))
+        self.highest[name], self.farthest[name] = height, 0.0
+
+    def _place_receptacle(self, number: int, moved: SceneObject, x: float, y: float) -> None:
+        shift, others = np.array((x - moved.x, y - moved.y)), tuple(obj for obj in self.layout.receptacles if obj != moved)
+        away = {obj.id: self.position(obj.id) - (moved.x, moved.y, 0.0) for obj in self.layout.movables}
+        inside = {name for name, at in away.items() if np.hypot(*at[:2]) < moved.radius_m and at[2] < HAND_M}
+        circles = [(*self.position(obj.id)[:2], obj.radius_m) for obj in self.layout.movables if obj.id not in inside]
+        circles += dataclasses.replace(self.layout, movables=(), receptacles=others).obstacles()
+        hand = [(*(self.tool_position[:2] + back), HAND_M / 2) for back in (0.0, shift) if self.tool_position[2] < HAND_M]
+        for problem, taken in (("something else is there", circles), ("the gripper is in the way", hand)):
+            if any(np.hypot(a - x, b - y) < radius + moved.radius_m for a, b, radius in taken):
+                raise SimulationError(f"{moved.id!r} cannot be put at ({x:.2f}, {y:.2f}) m: {problem}")
+        for i, obj in enumerate(self.layout.movables):
+            if obj.id in inside:
+                at = self.model.joint(f"movable{i}").qposadr[0]
+                pose = self.data.qpos[at : at + 7] + np.pad(shift, (0, 5))
+                self._put_down(i, pose, float(pose[2]))
+        self.model.body_pos[self._bodies[moved.id]] = (x, y, 0.0)
+        placed = dataclasses.replace(moved, x=x, y=y)
+        receptacles = tuple(placed if i == number else obj for i, obj in enumerate(self.layout.receptacles))
+        self.layout = dataclasses.replace(self.layout, receptacles=receptacles)
+        self.refresh()
 
     def step(self, action: Float64Array) -> None:
         """Advance one control step. `action` (7,): position delta, rotation delta, gripper (≥ 0.5 opens).
