@@ -249,7 +249,14 @@ class Crowd:
     """
 
     def __init__(
-        self, address: tuple[str, int], request: bytes, slow: int, idle: int, deaf: int, path: str = "/verbot", greets: bool = True
+        self,
+        address: tuple[str, int],
+        request: bytes,
+        slow: int,
+        idle: int,
+        deaf: int,
+        path: str = "/verbot",
+        greets: bool = True,
     ):
         self._address, self._request, self._stop = address, request, threading.Event()
         self._path, self._greets = path, greets
