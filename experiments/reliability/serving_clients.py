@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -188,6 +189,18 @@ def _shrunk(wire: Any) -> Any:
             for name, value in wire.items() if not isinstance(value, np.ndarray)}  # fmt: skip
 
 
+def rss_mb(pid: int) -> float:
+    """The memory of a process, 0 if it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time of a process and its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def give_way() -> None:
     """Let this thread take no processor from the server and the good client, as a client elsewhere would not."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
@@ -232,10 +245,21 @@ class Crowd:
         slow: send a byte of a message now and then.
         idle: half say nothing at all, half say nothing after the handshake, and do not answer pings.
         deaf: send valid requests and read no answer.
+        path, greets: as in `RawClient.handshake`.
     """
 
-    def __init__(self, address: tuple[str, int], request: bytes, slow: int, idle: int, deaf: int):
+    def __init__(
+        self,
+        address: tuple[str, int],
+        request: bytes,
+        slow: int,
+        idle: int,
+        deaf: int,
+        path: str = "/verbot",
+        greets: bool = True,
+    ):
         self._address, self._request, self._stop = address, request, threading.Event()
+        self._path, self._greets = path, greets
         self._plan = ["slow"] * slow + ["silent"] * (idle // 2) + ["half-open"] * (idle - idle // 2) + ["deaf"] * deaf
         self.refused = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -273,7 +297,7 @@ class Crowd:
     def _open(self, kind: str) -> socket.socket:
         client = RawClient(self._address, timeout_s=0.5)
         if kind != "silent":
-            client.handshake()
+            client.handshake(self._path, self._greets)
         if kind == "slow":
             client.socket.sendall(b"\x82\xfe" + struct.pack("!H", 30000) + bytes(4))
         client.socket.setblocking(False)

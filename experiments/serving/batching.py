@@ -1,12 +1,18 @@
 """Several robots at one server: requests predicted together against one after another, on the same cores.
 
-Run it as ``python experiments/serving/batching.py --out batching.json``; two minutes. `verbot serve` is a process. So many robots
-ask it, each again as soon as it has its answer, with one observation that never changes; their messages are made beforehand, so
-that they take little from the server. The arms are ``one`` (``--batch 1``), ``batched``, and ``batched, no wait`` (``--wait-ms
-0``), in turn and several times; then one robot alone. For comparison the policy predicts for one and for all robots in a process
-without a server. One JSON record holds requests a second and percentiles of the latency of each arm, `ratio` (batched over one),
-and `ratio_direct`, which the policy itself allows. With ``--head flow_expert`` the policy is an untrained one with the parts of
-the starter policy and another head: the time of a prediction does not depend on the weights.
+Run it as ``python experiments/serving/batching.py --policies starter flow flow_expert --out batching.json``; three minutes for
+each policy and number of threads. `verbot serve` is a process. So many robots ask it, each again as soon as it has its answer,
+with one observation that never changes; their messages are made beforehand, so that they take little from the server. The arms
+are ``one`` (``--batch 1``), ``batched``, and ``batched, no wait`` (``--wait-ms 0``), in turn and several times; then one robot
+alone. A policy is a folder, ``starter``, or the name of a head (``flow``, ``flow_expert``, ``diffusion``): an untrained policy
+with the parts of the starter policy and that head, since the time of a prediction does not depend on the weights.
+
+One JSON record holds a row for each policy and each of ``--threads``: requests a second, latencies and processor time of each
+arm; `ratio` (batched over one); `direct`, what the policy alone takes for one observation and for all in a process without a
+server, and the ratio that follows, which no server can exceed by much; and `shares_ms` (of a policy that is not exported): what a
+request consists of at both sizes of a batch: decoding the message, preprocessing (images, state, text, the batch), the network
+with the parts that take most of it, the rest of the prediction (checks, units, extras), encoding the answer. ``--only direct``
+measures no server; ``taskset -c 0`` before the command keeps it on one core.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +36,11 @@ import serving_clients as clients
 from server_process import ServerProcess
 
 from verbot.remote import RemotePolicy, encode
-from verbot.remote.codec import observation_to_wire
+from verbot.remote.codec import WireLimits, chunk_to_wire, decode, observation_from_wire, observation_to_wire
 
 ARMS: dict[str, tuple[str, ...]] = {"one": ("--batch", "1"), "batched": (), "batched, no wait": ("--wait-ms", "0")}
+HEADS = ("flow", "flow_expert", "diffusion")
+WARM = 8  # predictions before any is counted
 
 
 def ask(server: ServerProcess, request: bytes, seconds: float) -> list[float]:
@@ -68,22 +77,72 @@ def measured(server: ServerProcess, request: bytes, robots: int, seconds: float)
     return {name: round(float(value), 2) for name, value in {**found, "least_hz": min(map(len, latencies)) / wall}.items()}
 
 
-def direct(policy: str, robots: int) -> dict[str, float]:
-    """Milliseconds of the policy's own predictions for one and for all robots, in this process."""
+class Stopwatch:
+    """The seconds of calls, by name; the methods of other people's objects are wrapped."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, list[float]] = {}
+
+    def timed(self, name: str, call: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        found = call()
+        self.taken.setdefault(name, []).append(time.perf_counter() - begun)
+        return found
+
+    def wrap(self, owner: Any, method: str, name: str) -> None:
+        original = getattr(owner, method)
+        # Not by setattr: a module would refuse it, and a bound method of the class would stay.
+        owner.__dict__[method] = lambda *args, **kwargs: self.timed(name, lambda: original(*args, **kwargs))
+
+    def quartile_ms(self, turns: int) -> dict[str, float]:
+        """Of all calls of one turn, the lower quartile over turns: what else the machine does lengthens some of them."""
+        sums = {name: np.array(each).reshape(turns, -1).sum(1) for name, each in self.taken.items()}
+        return {name: 1000 * float(np.quantile(each[WARM:], 0.25)) for name, each in sums.items()}
+
+
+def direct(policy: str, robots: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds of the policy's own predictions for one and for all robots, in this process, and their shares."""
+    from verbot.policy.policy import VLAPolicy
     from verbot.workflows.load_policy import open_policy
 
     made = open_policy(policy)
     observations = [clients.observation(made.spec, number) for number in range(robots)]
-    found = {}
-    for count in (1, robots):
-        took = []
-        for _ in range(40):
-            start = time.perf_counter()
+    found: dict[str, Any] = {}
+    taken: dict[int, list[float]] = {1: [], robots: []}
+    for _ in range(WARM + repeats):  # in turn, so that what else the machine does hits both
+        for count, times in taken.items():
+            begun = time.perf_counter()
             made.predict(observations[:count])
-            took.append(time.perf_counter() - start)
-        found[f"{count}_ms"] = round(1000 * float(np.median(took[8:])), 2)
+            times.append(time.perf_counter() - begun)
+    found |= {f"{count}_ms": round(1000 * float(np.median(times[WARM:])), 2) for count, times in taken.items()}
     found["ratio"] = round(robots * found["1_ms"] / found[f"{robots}_ms"], 2)
+    found |= {f"{count}_least_ms": round(1000 * min(times), 2) for count, times in taken.items()}
+    if isinstance(made, VLAPolicy):
+        found["shares_ms"] = {str(count): shares(made, observations[:count], WARM + repeats) for count in (1, robots)}
     return found
+
+
+def shares(policy: Any, observations: list[Any], turns: int) -> dict[str, float]:
+    """What a prediction consists of, in milliseconds, with the messages of its requests and answers."""
+    watch, network, limits = Stopwatch(), policy.network, WireLimits.of_requests(policy.spec)
+    messages = [encode({"id": 1, "observations": [observation_to_wire(each)]}) for each in observations]
+    chunks = policy.predict(observations)
+    wrapped = [(policy, "preprocess", "preprocess"), (policy, "collate_observations", "preprocess, batch"),
+               (network, "predict", "network"), (network, "_actions", "network: head")]  # fmt: skip
+    wrapped += [(part, "forward", f"network: {name}") for name, part in network.backbone.named_children()]
+    for owner, method, name in wrapped:
+        watch.wrap(owner, method, name)
+    try:
+        for _ in range(turns):
+            watch.timed("decode", lambda: [observation_from_wire(decode(each, limits)["observations"][0]) for each in messages])
+            watch.timed("predict", lambda: policy.predict(observations))
+            watch.timed("encode", lambda: [encode({"id": 1, "chunks": [chunk_to_wire(chunk)]}) for chunk in chunks])
+    finally:
+        for owner, method, _ in wrapped:
+            del owner.__dict__[method]
+    found = watch.quartile_ms(turns)
+    found["rest of the prediction"] = found["predict"] - found["preprocess"] - found["preprocess, batch"] - found["network"]
+    return {name: round(value, 3) for name, value in sorted(found.items(), key=lambda each: -each[1]) if value > 0.005}
 
 
 def untrained(head: str, folder: str) -> str:
@@ -98,8 +157,8 @@ def untrained(head: str, folder: str) -> str:
     assert isinstance(like, VLAPolicy)
     config = dataclasses.replace(like.config, head=Part(head))
     made = VLAPolicy.create(config, like.spec, like.statistics, ["pick up the red cube"], like.preprocessing)
-    made.save(f"{folder}/policy")
-    return f"{folder}/policy"
+    made.save(f"{folder}/{head}")
+    return f"{folder}/{head}"
 
 
 def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -108,38 +167,13 @@ def summary(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {**middle, "rates_hz": [part["rate_hz"] for part in parts]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="write the record here too")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the arms")
-    parser.add_argument("--policy", default="starter")
-    parser.add_argument("--head", help="the head of an untrained policy, e.g. flow; in place of --policy")
-    parser.add_argument("--robots", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of one measurement")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch in the server")
-    parser.add_argument("--role", choices=("all", "direct"), default="all", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.role == "direct":
-        print(json.dumps(direct(options.policy, options.robots)))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        name = options.policy if options.head is None else f"untrained {options.head}"
-        options.policy = options.policy if options.head is None else untrained(options.head, folder)
-        record = {**measure(options), "policy": name}
-    text = json.dumps(record)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The record of all arms."""
+def served(policy: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All arms through the server."""
     rng, results = np.random.default_rng(options.seed), {name: list[dict[str, Any]]() for name in (*ARMS, "alone")}
-    servers = {name: ServerProcess(options.policy, *extra, threads=options.threads) for name, extra in ARMS.items()}
+    servers = {name: ServerProcess(policy, *extra, threads=threads) for name, extra in ARMS.items()}
     try:
-        with RemotePolicy(servers["one"].url) as policy:
-            wire = observation_to_wire(clients.observation(policy.spec))
+        with RemotePolicy(servers["one"].url) as remote:
+            wire = observation_to_wire(clients.observation(remote.spec))
         request = clients.frame(encode({"id": 1, "observations": [wire]}))
         for server in servers.values():
             measured(server, request, options.robots, 1.0)
@@ -152,16 +186,51 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     finally:
         for server in servers.values():
             server.close()
-    command = [sys.executable, __file__, "--role", "direct", "--policy", options.policy, "--robots", str(options.robots)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
     arms = {name: summary(parts) for name, parts in results.items()}
-    return {
-        "test": "batching", "policy": options.policy, "robots": options.robots, "threads": options.threads, "seed": options.seed,
-        "repeats": options.repeats, "seconds": options.seconds, **arms, "direct": found, "ratio_direct": found["ratio"],
-        "ratio": round(arms["batched"]["rate_hz"] / arms["one"]["rate_hz"], 2),
-        "ratio_no_wait": round(arms["batched, no wait"]["rate_hz"] / arms["one"]["rate_hz"], 2),
-    }  # fmt: skip
+    one = arms["one"]["rate_hz"]
+    return {**arms, "ratio": round(arms["batched"]["rate_hz"] / one, 2),
+            "ratio_no_wait": round(arms["batched, no wait"]["rate_hz"] / one, 2)}  # fmt: skip
+
+
+def row(name: str, policy: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One policy with one number of threads."""
+    found = {} if options.only == "direct" else served(policy, threads, options)
+    command = [sys.executable, __file__, "--role", "direct", "--policies", policy, "--robots", str(options.robots)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [*command, "--predictions", str(options.predictions)], check=True, capture_output=True, text=True, env=env
+    )
+    record = {"policy": name, "threads": threads, **found, "direct": json.loads(done.stdout)}
+    print(f"{name}, {threads} thread(s): {found.get('ratio', '-')} through the server, {record['direct']['ratio']} without",
+          file=sys.stderr, flush=True)  # fmt: skip
+    return record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the record here too")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the arms")
+    parser.add_argument("--policies", nargs="+", default=["starter"], help=f"folders, starter, or heads: {', '.join(HEADS)}")
+    parser.add_argument("--robots", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of one measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--predictions", type=int, default=60, help="of the policy alone")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of PyTorch in the server")
+    parser.add_argument("--only", choices=("direct",), help="measure the policy alone")
+    parser.add_argument("--role", choices=("all", "direct"), default="all", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role == "direct":
+        print(json.dumps(direct(options.policies[0], options.robots, options.predictions)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = {name: untrained(name, folder) if name in HEADS else name for name in options.policies}
+        rows = [row(name, policy, threads, options) for name, policy in chosen.items() for threads in options.threads]
+    record = {"test": "batching", "robots": options.robots, "seed": options.seed, "repeats": options.repeats,
+              "seconds": options.seconds, "rows": rows}  # fmt: skip
+    text = json.dumps(record)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reliability"))
+import serving_clients as clients
+
 
 class ServerProcess:
     """`verbot serve` with these arguments, ready when it is made. `port` is the same after a restart.
@@ -38,12 +41,10 @@ class ServerProcess:
         return self.process.poll() is None
 
     def rss_mb(self) -> float:
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
+        return clients.rss_mb(self.process.pid)
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return clients.cpu_s(self.process.pid)
 
     def kill(self) -> None:
         """End it as a crash would."""

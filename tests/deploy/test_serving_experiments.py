@@ -31,5 +31,13 @@ def test_a_robot_holds_and_goes_on_when_its_server_is_killed(tmp_path):
 
 
 def test_robots_get_more_together_than_one_after_another(tmp_path):
-    found = record(tmp_path, "batching.py", "--seconds", "1", "--repeats", "1", "--robots", "4")
-    assert all(found[arm]["rate_hz"] > 0 for arm in ("one", "batched", "batched, no wait", "alone"))
+    short = ("--seconds", "1", "--repeats", "1", "--robots", "4", "--threads", "1", "--predictions", "4")
+    (row,) = record(tmp_path, "batching.py", *short)["rows"]
+    assert all(row[arm]["rate_hz"] > 0 for arm in ("one", "batched", "batched, no wait", "alone"))
+    assert {"decode", "preprocess", "network", "predict"} <= row["direct"]["shares_ms"]["4"].keys()
+
+
+def test_slow_and_idle_clients_are_measured_on_every_protocol(tmp_path):
+    found = record(tmp_path, "slow_clients.py", "--seconds", "1", "--repeats", "1", "--crowd", "10")
+    assert found["protocols"].keys() == {"verbot", "openpi", "vla-eval"}
+    assert all(each["beside"]["rate_hz"] > 0 for each in found["protocols"].values())

@@ -22,7 +22,7 @@ HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-LIMITS = ConnectionLimits(2**20, connections=6, handshake_s=0.2, silence_s=0.24, send_s=0.2, close_s=0.15)
+LIMITS = ConnectionLimits(2**20, connections=6, handshake_s=0.2, silence_s=0.24, idle_s=0.25, send_s=0.2, close_s=0.15)
 
 
 class Echo:
@@ -129,8 +129,23 @@ def test_a_silent_client_makes_room_for_a_new_one(server):
         clients = [stack.enter_context(connect(f"ws://127.0.0.1:{server.address[1]}")) for _ in range(6)]
         time.sleep(0.3)
         assert echoes(server)
-        with pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosed, match="1013|no close frame"):
             clients[0].recv(timeout=5)
+
+
+def test_newcomers_do_not_throw_out_who_asked_within_the_idle_limit(monkeypatch):
+    monkeypatch.setattr(connections, "LINGER_S", 0.05)
+    server = ConnectionServer(Echo(), "127.0.0.1", 0, replace(LIMITS, idle_s=60.0))
+    with ExitStack() as stack:
+        stack.callback(server.close)
+        robots = [stack.enter_context(connect(f"ws://127.0.0.1:{server.address[1]}")) for _ in range(6)]
+        time.sleep(0.3)  # longer than `silence_s`: they execute their chunks, and answer pings
+        for _ in range(3):
+            with pytest.raises(InvalidStatus, match="503"):
+                echoes(server)
+        for robot in robots:
+            robot.send(b"next")
+            assert robot.recv(timeout=5) == b"next"
 
 
 def test_without_descriptors_it_waits_and_goes_on(server):

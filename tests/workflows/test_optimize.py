@@ -133,6 +133,7 @@ def stubbed(still, tmp_path, monkeypatch):
     monkeypatch.setattr(RuntimePolicy, "of", staticmethod(opened))
     monkeypatch.setattr(command, "observations_of", lambda *_: ([None] * 4, []))
     monkeypatch.setattr(command, "memory_mb", lambda folder, trust: 100.0)
+    monkeypatch.setattr(command, "check_suite", lambda *_: None)
     assert gate.BATCH > 4
     return policy, tmp_path / "out", differs
 
@@ -204,6 +205,18 @@ def test_a_folder_with_other_files_is_refused_before_the_work(stubbed, monkeypat
     (out / "thesis.tex").touch()
     monkeypatch.setattr(command, "observations_of", None)
     assert run(policy, "--out", out) == 2 and "thesis.tex" in capsys.readouterr().err
+
+
+def test_a_suite_in_which_the_policy_cannot_act_is_refused_before_the_work(stubbed, still, monkeypatch, capsys):
+    policy, out, _ = stubbed
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "fitting", lambda *_: {})
+    monkeypatch.setattr(VLAPolicy, "load", staticmethod(lambda path: still))
+    monkeypatch.setattr(command, "observations_of", None)
+    assert run(policy, "--out", out, "--suite", "navigation") == 2
+    found = capsys.readouterr().err.strip()
+    assert f"verbot: {policy} cannot act in the suite navigation: the policy was trained for" in found and "\n" not in found
+    assert run(policy, "--out", out, "--suite", "navigatoin") == 2 and "Did you mean 'navigation'" in capsys.readouterr().err
 
 
 def test_memory_is_that_of_this_process_alone(still, monkeypatch):

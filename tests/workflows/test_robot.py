@@ -12,6 +12,7 @@ from verbot.errors import ConfigError, RobotError
 from verbot.robots import leaders, robots
 from verbot.robots.options import from_words
 from verbot.spec import Camera, Component, MotionLimits, Observation, RobotSpec
+from verbot.workflows import robot as robot_workflow
 from verbot.workflows import robot_driving
 from verbot.workflows.robot import calibrate_device, check_robot, lacking_limits, replay_episode
 from verbot.workflows.robot_driving import RobotByName
@@ -109,6 +110,10 @@ def test_recorded_actions_are_played_through_the_guard(tmp_path, capsys, monkeyp
     monkeypatch.setattr(robot, "act", lambda action: sleep(next(slow)) or commanded.append(round(now[0], 6)))
     begun_s, late = now[0], replay_episode(robot, path, 1, 6, unguarded=True, clock=clock, sleep=sleep).late
     assert late == 1 and np.allclose(np.subtract(commanded, begun_s), [0.0, 0.1, 0.55, 0.65, 0.75, 0.85])
+    with monkeypatch.context() as patched:  # the spec says no limit of age
+        patched.setattr(robot, "act", lambda action: None)
+        patched.setattr(robot_workflow, "oldest_s", lambda robot: 1.5)
+        assert replay_episode(robot, path, 1, 6, unguarded=True, clock=clock, sleep=sleep).changed == {"age": 6}
     with pytest.raises(ConfigError, match="has no episode 7; it has 2"):
         replay_episode(robot, path, 7)
     with pytest.raises(ConfigError, match="whose actions 'slide' cannot execute: .*action.* differ"):

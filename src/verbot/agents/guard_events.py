@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from verbot.errors import ConfigError
 from verbot.ranges import COUNT, POSITIVE, check_ranges
-from verbot.spec import FloatArray
+from verbot.spec import FloatArray, RobotSpec
 
+MAX_AGE_S = 1.0  # of an observation, for a robot whose spec does not say
 # In the order in which they are checked. Up to "workspace" a number is changed; from "age" on the robot is held.
 RULES = (
     "finite",  # a number is NaN or infinite: the robot is held
@@ -102,6 +103,18 @@ class GuardConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{name} is {value}; expected seconds, more than 0, or none")
+
+
+def with_max_age(config: GuardConfig, spec: RobotSpec) -> GuardConfig:
+    """`config` with a limit of age: its own, that of the robot's spec, otherwise `MAX_AGE_S`, and three control periods at least.
+
+    Example:
+        >>> with_max_age(GuardConfig(), RobotSpec("slow", 1.0, (), (), ())).max_age_s
+        3.0
+    """
+    if config.max_age_s is not None or spec.max_age_s is not None:
+        return config
+    return replace(config, max_age_s=max(MAX_AGE_S, 3.0 / spec.rate_hz))
 
 
 def count_rules(events: Iterable[GuardEvent]) -> dict[str, int]:

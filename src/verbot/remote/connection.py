@@ -33,12 +33,14 @@ class ConnectionLimits:
 
     Args:
         message_bytes: of one message.
-        connections: at most so many at once, and never more than `most_connections`. Beyond it a client that has said nothing
-            for `silence_s` is closed for a new one; where there is none, the new one gets 503.
+        connections: at most so many at once, and never more than `most_connections`. Beyond it the client that has said nothing
+            for the longest is closed for a new one (1013) if that is longer than `idle_s`; otherwise the new one gets 503.
         unfinished_bytes: of the messages of all clients that are being received and dealt with; by default three messages, and
             64 MiB at least. Beyond it nothing more is read, but for the oldest message, and a small share of each client.
         handshake_s: until a client has sent its request, TLS included.
         silence_s: a client that says nothing for half of it is sent a ping, and dropped if it does not answer within the other.
+        idle_s: longer than a robot or a person pauses between two messages: who asked within it keeps the connection. Answers to
+            pings do not count.
         send_s: a client that does not read is dropped after it.
         close_s: `ConnectionServer.close` takes no longer than twice this.
     """
@@ -48,6 +50,7 @@ class ConnectionLimits:
     unfinished_bytes: int | None = None
     handshake_s: float = 4.0
     silence_s: float = 4.0
+    idle_s: float = 60.0
     send_s: float = 4.0
     close_s: float = 0.8
 

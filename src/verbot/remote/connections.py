@@ -34,7 +34,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from verbot.errors import ConfigError
-from verbot.remote.connection import MORE_BYTES, Connection, ConnectionLimits, Room
+from verbot.remote.connection import MORE_BYTES, TRY_AGAIN_LATER, Connection, ConnectionLimits, Room
 from verbot.remote.notes import Notes
 
 RETRY_S = 0.1  # after a connection could not be accepted
@@ -148,15 +148,17 @@ class ConnectionServer:
             task.add_done_callback(self._tasks.discard)
 
     def _has_room(self) -> bool:
-        """Whether one more fits; a client that is silent makes room."""
+        """Whether one more fits; the client that is silent for the longest makes room, if nobody waits for it any more."""
         self._sockets = [each for each in self._sockets if each.fileno() >= 0]
         if len(self._sockets) < self._room.most:
             return True
-        limit = time.monotonic() - self.limits.silence_s
+        limit = time.monotonic() - self.limits.idle_s
         silent = [each for each in self._connections if each.silent_since is not None and each.silent_since < limit]
         if not silent:
             return False
-        min(silent, key=lambda each: each.silent_since or 0.0).drop()
+        longest = min(silent, key=lambda each: each.silent_since or 0.0)
+        longest.start_closing(TRY_AGAIN_LATER, f"silent for more than {self.limits.idle_s:g} s, and others wait")
+        longest.drop()
         return True
 
     async def _refuse(self, client: socket.socket) -> None:

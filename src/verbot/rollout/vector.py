@@ -18,7 +18,7 @@ from verbot.rollout.baselines import POLICY_FREE_AGENTS, AgentFactory, scripted
 from verbot.rollout.delay import NO_DELAY, Delay, DelayedAnswers, DelayedPolicy, deliver
 from verbot.rollout.episode import EpisodeRunner
 from verbot.rollout.results import EpisodeResult, Job, Outcome, encode_actions
-from verbot.spec import ActionChunk, FloatArray, Observation
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
 MakeEnv = Callable[..., TaskEnv]
 
@@ -125,19 +125,7 @@ class VectorRunner:
         self._wrapped(self._policy)
         env = self._factories.with_cameras()
         self._idle[True].append(env)
-        expected, actual = self._policy.spec, env.robot_spec
-        sizes = {camera.name: (camera.height, camera.width) for camera in actual.cameras}
-        for camera in expected.cameras:
-            if sizes.get(camera.name) != (camera.height, camera.width):
-                raise SpecError(
-                    f"the policy was trained for camera {camera.name!r} of {camera.height}×{camera.width}; the env has "
-                    f"{', '.join(f'{name!r} of {h}×{w}' for name, (h, w) in sizes.items())}. Set the env's options to match"
-                )
-        if (expected.state_size, expected.action_size) != (actual.state_size, actual.action_size):
-            raise SpecError(
-                f"the policy was trained for {expected.state_size} state and {expected.action_size} action numbers; "
-                f"the env has {actual.state_size} and {actual.action_size}"
-            )
+        check_fits(self._policy.spec, env.robot_spec)
 
     def play(self, jobs: Iterable[Job]) -> Iterator[EpisodeResult]:
         """Yield results in the order in which episodes end."""
@@ -292,3 +280,19 @@ def _with(make: MakeEnv, **option: Any) -> MakeEnv:
 
 def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def check_fits(expected: RobotSpec, actual: RobotSpec) -> None:
+    """Raise `SpecError` unless an env, whose robot is `actual`, has what a policy for the robot `expected` sees and does."""
+    sizes = {camera.name: (camera.height, camera.width) for camera in actual.cameras}
+    for camera in expected.cameras:
+        if sizes.get(camera.name) != (camera.height, camera.width):
+            raise SpecError(
+                f"the policy was trained for camera {camera.name!r} of {camera.height}×{camera.width}; the env has "
+                f"{', '.join(f'{name!r} of {h}×{w}' for name, (h, w) in sizes.items())}. Set the env's options to match"
+            )
+    if (expected.state_size, expected.action_size) != (actual.state_size, actual.action_size):
+        raise SpecError(
+            f"the policy was trained for {expected.state_size} state and {expected.action_size} action numbers; "
+            f"the env has {actual.state_size} and {actual.action_size}"
+        )

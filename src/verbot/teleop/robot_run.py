@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from verbot.agents.guard import Guard
+from verbot.agents.guard_events import GuardConfig, with_max_age
 from verbot.contracts import Agent, Robot
 from verbot.data import DatasetWriter, open_dataset
 from verbot.errors import ConfigError
@@ -102,7 +103,7 @@ def drive_robot(
     Raises `ConfigError` if a person cannot drive this robot, or it lacks limits.
     """
     spec, inputs = robot.spec, Inputs(gamepad=config.by == "gamepad")
-    driven = DrivenRobot(robot, Guard(spec, unguarded=config.unguarded), operator_for(spec, read, False))
+    driven = DrivenRobot(robot, Guard(spec, with_max_age(GuardConfig(), spec), config.unguarded), operator_for(spec, read, False))
     drive, begun_s = FreeDrive(driven), time.monotonic()
     with PageServer(inputs, greeting(spec, "drive", config.by == "gamepad"), config.host, config.port) as page:
         opened(page)
@@ -146,7 +147,7 @@ def record_robot(
     if config.episodes is not None and saved >= config.episodes:
         return TeleopResult(str(path), saved, len(open_dataset(path)), errors, 0.0)
     operator = operator_for(spec, read, policy is not None)
-    driven = DrivenRobot(robot, Guard(spec, unguarded=driving.unguarded), operator, policy)
+    driven = DrivenRobot(robot, Guard(spec, with_max_age(GuardConfig(), spec), driving.unguarded), operator, policy)
     visits = list[int]()
 
     def start(request: Mapping[str, Any]) -> RobotEpisode:

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from verbot.agents import ChunkAgent, Guard, GuardConfig, GuardedAgent, HoldAgent
+from verbot.agents.guard_events import with_max_age
 from verbot.console import ConsoleChoices, ConsoleConfig, ConsoleSetup, run_console
 from verbot.console.choices import Acting
 from verbot.console.listening import Recognize
@@ -31,7 +32,6 @@ from verbot.speech import SileroDetector, UtteranceCutter, can_detect, open_reco
 from verbot.workflows.console_outputs import Outputs, policies_below
 from verbot.workflows.load_policy import fitting, open_policy
 from verbot.workflows.robustness import DROPOUT
-from verbot.workflows.run import MAX_AGE_S
 from verbot.workflows.watch import find_scene
 
 EPISODE_S = 3600.0  # an episode in the console; an instruction has a time limit of its own
@@ -133,8 +133,7 @@ def _open_agent(options: ConsoleOptions, setup: ConsoleSetup, plant: Plant) -> A
     if not isinstance(plant, RobotPlant):
         return _guarded(agent, observed, Guard(plant.spec, unguarded=True), None)
     check_matching(policy.spec, plant.spec, setup.policy)
-    slowest_s = None if plant.spec.max_age_s is not None else max(MAX_AGE_S, 3.0 / plant.spec.rate_hz)
-    guard = Guard(plant.spec, GuardConfig(max_age_s=slowest_s), options.unguarded)
+    guard = Guard(plant.spec, with_max_age(GuardConfig(), plant.spec), options.unguarded)
     holding = HoldAgent(agent)  # bounds the time of each step, so that a stop is seen within a control period
     return _guarded(holding, observed, guard, oldest_s(plant.robot))
 

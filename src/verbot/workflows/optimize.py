@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbot.contracts import Policy
-from verbot.errors import ConfigError
+from verbot.envs import make_env
+from verbot.errors import ConfigError, SpecError
 from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
 from verbot.files import sha256, write_atomic
 from verbot.folders import write_folder
@@ -20,6 +22,9 @@ from verbot.policy.identity import policy_identity
 from verbot.policy.runtime import TRUST, RuntimePolicy, is_exported
 from verbot.policy.storage import MANIFEST, notes_of, policy_folder, to_json
 from verbot.policy.stored import CONFIG
+from verbot.rollout.vector import check_fits
+from verbot.spec import RobotSpec
+from verbot.workflows.load_policy import fitting
 from verbot.workflows.parity import Parity, limit_of, observations_of, parity
 from verbot.workflows.timing import latencies, memory_mb, size_mb
 from verbot.workflows.train_evaluate import evaluate
@@ -104,7 +109,8 @@ def optimize(
         policy: a policy's folder, or ``"starter"``.
         out: gets the policy and ``optimize.json``; evaluations lie in the folder of its name with ``-evaluation``.
 
-    Raises `PolicyError` that names a part which cannot be exported, `ConfigError` for a policy that is exported already.
+    Raises `PolicyError` that names a part which cannot be exported, `ConfigError` for a policy that is exported already,
+    `SpecError` for a suite in which it cannot act.
     """
     from verbot.policy.export.exporting import export as make
     from verbot.policy.policy import VLAPolicy
@@ -116,6 +122,8 @@ def optimize(
         raise ConfigError(f"{out} is the policy itself; choose another folder for the optimized one")
     notes_of(out, (CONFIG, MANIFEST))  # raises, before the work begins, for a folder that is not to be replaced
     before = VLAPolicy.load(source)
+    if evidence.scenes or evidence.data is None:
+        check_suite(policy, before.spec, evidence.suite)
     with Progress("optimize", 4, "steps", enabled=progress) as bar:
         compared, calibration = observations_of(
             policy, evidence.data, evidence.suite, evidence.observations, evidence.seed, progress
@@ -149,6 +157,17 @@ def optimize(
     if comparison is not None:
         write_atomic(out / RESULT, to_json({**record, "success": comparison.to_json()}))
     return OptimizeResult(out, found, record, comparison=comparison)
+
+
+def check_suite(name: str, spec: RobotSpec, suite: str) -> None:
+    """Raise `SpecError` unless the policy called `name`, made for `spec`, can act in `suite`."""
+    with contextlib.closing(make_env(suite, **fitting(name, suite))) as env:
+        try:
+            check_fits(spec, env.robot_spec)
+        except SpecError as error:
+            raise SpecError(
+                f"{name} cannot act in the suite {suite}: {error}; --suite names another, --data a dataset"
+            ) from error
 
 
 def _named(policy: str, export: ExportConfig) -> str:

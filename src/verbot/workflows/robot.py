@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verbot.agents.guard import Guard
-from verbot.agents.guard_events import GuardConfig, GuardEvent, count_rules
+from verbot.agents.guard_events import GuardConfig, GuardEvent, count_rules, with_max_age
 from verbot.agents.guard_table import check_covered
 from verbot.configuration import differences
 from verbot.contracts import AgingRobot, Calibrated, Robot
@@ -203,7 +203,7 @@ def replay_episode(
     check_same_robot(robot.spec, dataset.spec, path)
     recorded = dataset[episode]
     actions, states = recorded.actions[:steps], recorded.states[:steps]
-    guard = Guard(robot.spec, GuardConfig(patience=len(actions) + 1), unguarded, clock)
+    guard = Guard(robot.spec, with_max_age(GuardConfig(patience=len(actions) + 1), robot.spec), unguarded, clock)
     events, seen, late, period_s = list[GuardEvent](), list[FloatArray](), 0, 1.0 / robot.spec.rate_hz
     with connected(robot), Progress("replay", len(actions), "actions") as bar:
         begun_s = due_s = clock()

@@ -19,6 +19,7 @@ from verbot.agents import (
     OverlappingAgent,
     RealTimeAgent,
 )
+from verbot.agents.guard_events import with_max_age
 from verbot.agents.overlapping import DEADLINE_S
 from verbot.configuration import nested
 from verbot.contracts import Policy, Robot
@@ -38,7 +39,6 @@ from verbot.workflows.load_policy import fitting, open_policy
 
 AGENTS = ("chunk", "ensemble")
 SIMULATED, SUITE = ("simulated", "simulated-process"), "tabletop-starter"
-MAX_AGE_S = 1.0  # of an observation, for a robot whose spec does not say
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def run(config: RunConfig, progress: bool = True, times: LoopTime | None = None)
     robot = _robot(config)
     with contextlib.closing(robot), _policy(config) as policy, _folder(config.out):
         check_matching(policy.spec, robot.spec, config.policy)
-        guard = Guard(robot.spec, _guard_config(config, robot), config.unguarded)
+        guard = Guard(robot.spec, with_max_age(config.guard or GuardConfig(), robot.spec), config.unguarded)
         held = _agent(config, policy)
         agent = GuardedAgent(held, guard, oldest_s(robot))
         about = {"policy": config.policy, "robot": config.robot, "agent": config.agent, "execute": config.execute}
@@ -172,14 +172,6 @@ def _agent(config: RunConfig, policy: Policy) -> HoldAgent | OverlappingAgent:
         return OverlappingAgent(RealTimeAgent(policy, config.execute, config.real_time), deadline_s)
     acting = EnsembleAgent(policy) if config.agent == "ensemble" else ChunkAgent(policy, config.execute)
     return HoldAgent(acting, config.timeout_s)
-
-
-def _guard_config(config: RunConfig, robot: Robot) -> GuardConfig:
-    given = config.guard or GuardConfig()
-    if given.max_age_s is not None or robot.spec.max_age_s is not None:
-        return given
-    slowest_s = max(MAX_AGE_S, 3.0 / robot.spec.rate_hz)
-    return dataclasses.replace(given, max_age_s=slowest_s)
 
 
 def _warmed(policy: Policy, instruction: str) -> Callable[[Observation], None]:
