@@ -14,7 +14,7 @@ from toys import PLAIN, SPEC, toy_config
 from verbot.cli import main
 from verbot.contracts import CorrectingPolicy
 from verbot.data import DatasetWriter, EpisodeRecord
-from verbot.errors import ConfigError, CorruptFileError, PolicyError
+from verbot.errors import CorruptFileError, PolicyError
 from verbot.files import sha256
 from verbot.models.corrector import CorrectorConfig
 from verbot.policy.corrector import CORRECTOR, CORRECTOR_WEIGHTS, new_corrector
@@ -146,15 +146,5 @@ def test_the_command_and_what_it_refuses(base, pushed, tmp_path, capsys) -> None
     assert opened(str(out / "policy")).corrector is not None
     assert {"policy", "config.yaml", "log.jsonl", "result.json"} <= {path.name for path in Path(out).iterdir()}
     with pytest.raises(SystemExit) as done:
-        main(["evaluate", base, "--real-time", "corrected", "--delay", "2", "--episodes", "1", "--out", str(tmp_path / "e")])
-    assert done.value.code
-    with pytest.raises(SystemExit) as done:
         main(["corrector", "ws://localhost:1", "--data", pushed, "--out", str(tmp_path / "no")])
     assert done.value.code and "is no policy on this machine" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"predicts one action at a time"):
-        train_corrector(config_of(_single(pushed, tmp_path), pushed), tmp_path / "single", progress=False)
-
-
-def _single(data: str, folder: Path) -> str:
-    config = toy_config(data, steps=1, **{"network.chunk": 1})
-    return train_policy(config, folder / "one", progress=False).policy

@@ -19,7 +19,7 @@ def corrector_command(
 ) -> int:
     """Train a corrector, which corrects a policy's late actions at every control step: for --real-time corrected.
 
-    Example: verbot corrector outputs/chunk16/policy --data outputs/demo/dataset --out outputs/corrected --minutes 8
+    Example: verbot corrector outputs/demo/policy --data outputs/demo/dataset --out outputs/corrected --minutes 8
 
     Args:
         policy: a policy's folder, or "starter" (the one that came with verbot); it is not changed.
