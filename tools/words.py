@@ -27,7 +27,6 @@ WORDS = {
     "acted": "previous_action",
     "astray": "off-trajectory",
     "companion|companions": "co-training embodiment",
-    "corrector|correctors": "dagger_worker",
     "critic_pace": "critic_lr_multiplier",
     "designs": "comparisons, overrides",
     "engaged": "first_contact, touched",

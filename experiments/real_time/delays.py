@@ -1,7 +1,8 @@
 """What a late policy costs, and what real-time chunking gives back: success, jumps at seams and jerk, by delay and method.
 
-Run it as ``python experiments/real_time/delays.py --regression outputs/chunk16/policy --flow outputs/flow16/policy --trained
-outputs/prefix16/policy --out outputs/delays.json``. Every cell (policy, method, delay, execute horizon, estimate) plays the same
+Run it as ``python experiments/real_time/delays.py --regression outputs/corrected16/policy --flow outputs/flow16/policy --trained
+outputs/prefix16/policy --out outputs/delays.json``. The policy of ``verbot corrector`` is that of regression with its corrector;
+without one its cells of ``corrected`` are left out. Every cell (policy, method, delay, execute horizon, estimate) plays the same
 scenes; the delay counts in control steps of the simulated world, so the speed of the machine changes nothing. Cells that the file
 holds are not played again. It ends with a table; p is McNemar's exact test against ``naive`` of the same policy and delay. "kept"
 is the success as a share of what the method has without a delay.
@@ -40,12 +41,12 @@ from verbot.workflows.load_policy import fitting
 
 # Methods by the kind of policy; naive comes first, because the others are compared with it.
 METHODS = {
-    "regression": ("naive", "hold", "aligned", "blend", "anchored"),
+    "regression": ("naive", "hold", "aligned", "blend", "anchored", "corrected"),
     "flow": ("naive", "hold", "aligned", "anchored", "guided"),
     "trained": ("naive", "hold", "trained"),
 }
 ESTIMATED = ("guided", "trained")  # methods that use an estimate of the delay
-NAIVE = "naive"
+NAIVE, CORRECTED = "naive", "corrected"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def main() -> None:
             if not isinstance(loaded, VLAPolicy):
                 raise SystemExit(f"{path} is an exported policy; give the one that it was made of")
             policy = batch_invariant(loaded)
-            for cell in cells(arguments, kind, policy.config.chunk):
+            for cell in cells(arguments, kind, policy):
                 if cell.key not in found:
                     found[cell.key] = measure(cell, policy, str(path), arguments, bar, done)
                     record = {"settings": settings, "cells": found}
@@ -165,12 +166,15 @@ def main() -> None:
     print(table(found))
 
 
-def cells(arguments: Arguments, kind: str | None = None, chunk: int | None = None) -> Iterator[Cell]:
+def cells(arguments: Arguments, kind: str | None = None, policy: VLAPolicy | None = None) -> Iterator[Cell]:
     """All cells, or those of one policy."""
+    chunk = None if policy is None else policy.config.chunk
     for each in arguments.policies() if kind is None else (kind,):
         for delay in arguments.delays:
             for method in METHODS[each]:
                 if arguments.methods and method not in arguments.methods:
+                    continue
+                if method == CORRECTED and policy is not None and policy.corrector is None and not arguments.methods:
                     continue
                 for execute in (arguments.held,) if method == "hold" else arguments.horizons:
                     if method != "hold" and chunk is not None and max(execute, delay) + delay > chunk:

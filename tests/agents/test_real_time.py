@@ -11,10 +11,10 @@ import pytest
 
 from verbot.agents import ChunkAgent, Guard, GuardedAgent, HoldAgent, OverlappingAgent, RealTimeAgent
 from verbot.agents.real_time import DelayEstimate
-from verbot.contracts import HoldingAgent, InformedAgent, InterruptibleAgent, WaitingAgent
+from verbot.contracts import CorrectingPolicy, HoldingAgent, InformedAgent, InterruptibleAgent, WaitingAgent, corrector_of
 from verbot.errors import ConfigError, ConnectionLostError, PolicyError
 from verbot.rollout.delay import Delay, DelayedAnswers, DelayedPolicy
-from verbot.spec import ActionChunk, Component, MotionLimits, Observation, RobotSpec
+from verbot.spec import ActionChunk, Component, FloatArray, MotionLimits, Observation, RobotSpec
 
 STEP = Component("x", "position_delta", ("x",), "m", "base", (-1000.0,), (1000.0,))
 GRIP = Component("grip", "gripper", ("opening",), "1", "tool", (0.0,), (1.0,))
@@ -34,6 +34,18 @@ class Numbered:
         self.queries += observations
         rows = np.arange(ROWS, dtype=np.float32) + 100 * len(self.queries)
         return [ActionChunk(np.stack([rows, np.ones(ROWS, np.float32)], 1), observations[0].time_s)]
+
+
+class Corrected(Numbered):
+    """Its corrector adds a thousandth of the time of what it sees, and notes which row of which chunk it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.corrector, self.rows = self, list[tuple[float, int]]()
+
+    def correct(self, observation: Observation, chunk: ActionChunk, row: int) -> FloatArray:
+        self.rows.append((float(chunk.values[0, 0]), row))
+        return chunk.values[row] + np.float32([observation.time_s / 1000, 0])
 
 
 def observe(step: int) -> Observation:
@@ -115,6 +127,14 @@ def test_an_anchored_chunk_ends_where_it_would_have_without_the_delay_and_keeps_
     assert drive(agent, policy, 9, Delay(2))[6:9] == [220, 220, 220]
 
 
+def test_every_row_is_corrected_when_it_is_due_by_what_the_robot_sees_then() -> None:
+    policy = Corrected()
+    aligned = drive(made("aligned", execute=4)[0], Numbered(), 13, Delay(3))
+    found = drive(RealTimeAgent(DelayedPolicy(policy), 4, "corrected"), policy, 13, Delay(3))
+    expected = [action + (step / 10_000 if action else 0) for step, action in enumerate(aligned)]  # not while it is held
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    assert policy.rows == [*((100, row) for row in range(4)), *((200, row) for row in range(3, 7)), (300, 3), (300, 4)]
+    assert isinstance(policy, CorrectingPolicy) and corrector_of(DelayedPolicy(Numbered())) is None
 def test_an_anchored_chunk_catches_up_with_what_a_guard_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, policy = made("anchored", execute=4)
     act, receive, seen = agent.act, agent.receive, list[ActionChunk]()
@@ -229,6 +249,8 @@ def test_what_cannot_be_is_refused() -> None:
         RealTimeAgent(Numbered(), method="guided")
     with pytest.raises(ConfigError, match=r"by the method 'guided': it can only be trained"):
         RealTimeAgent(Numbered("trained"), method="guided")
+    with pytest.raises(ConfigError, match=r"no corrector, which the method 'corrected' needs: `verbot corrector POLICY"):
+        RealTimeAgent(DelayedPolicy(Numbered()), method="corrected")
     with pytest.raises(ConfigError, match=r"execute is 0"):
         RealTimeAgent(Numbered(), 0)
     with pytest.raises(ConfigError, match=r"delay_estimate is -1"):

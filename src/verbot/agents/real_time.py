@@ -11,12 +11,12 @@ import numpy as np
 from verbot.agents.holding import HoldAction
 from verbot.agents.policy_memory import PolicyMemory
 from verbot.agents.timing import DatedQueries, TimedChunk
-from verbot.contracts import Policy, continuation_of
+from verbot.contracts import Policy, continuation_of, corrector_of
 from verbot.errors import ConfigError, PolicyError
 from verbot.ranges import COUNT, COUNT_OR_NONE
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
-METHODS = ("naive", "hold", "aligned", "blend", "anchored", "guided", "trained")
+METHODS = ("naive", "hold", "aligned", "blend", "anchored", "corrected", "guided", "trained")
 CONTINUED = ("guided", "trained")  # methods by which the policy itself continues the actions of the chunk before
 UNBLENDED = ("gripper", "discrete", "quaternion")  # kinds whose means are no actions
 SUMMED = ("position_delta", "rotation_delta")  # kinds whose sum is where the robot is
@@ -62,12 +62,16 @@ class RealTimeAgent:
     | ``aligned`` | early | after as many rows as were executed meanwhile | the old chunk |
     | ``blend`` | early | as ``aligned``; `BLENDED` rows pass from the old chunk to it | the old chunk |
     | ``anchored`` | early | as ``aligned``; it catches up with where the skipped rows lead | the old chunk |
+    | ``corrected`` | early | as ``aligned``; every row is corrected when it is due | the old chunk, corrected |
     | ``guided`` | early, with the rest of the old chunk | as ``aligned`` | the old chunk |
     | ``trained`` | early, with the rows that are executed meanwhile | as ``aligned`` | the old chunk |
 
     ``anchored`` concerns displacements. The rows that were skipped would have moved the robot elsewhere than those of the old
     chunk that were executed in their place; what is missing is added at once, within the ranges of the action. What a guard gave
     the robot counts as executed; what it will give is not known, so planned and committed rows are those of the chunk.
+
+    ``corrected`` needs a policy with a corrector (`verbot.contracts.CorrectingPolicy`). `act` asks it at every control step, with
+    the newest observation.
 
     ``guided`` and ``trained`` need a policy that continues planned actions in this way (`verbot.contracts.ContinuingPolicy`).
     They report as committed what the delay is expected to take. If the actions run out, the robot is held until an answer comes.
@@ -81,10 +85,12 @@ class RealTimeAgent:
         across_episodes: keep the policy's memory at `reset`, for another instruction in the same place.
 
     Raises:
-        ConfigError: there is no such method, the policy does not continue actions by it, or no hold is known for the robot.
+        ConfigError: there is no such method, the policy does not continue actions by it or has no corrector, or no hold is known
+            for the robot.
         PolicyError: when a chunk holds fewer than `execute` actions, or cannot be executed.
 
-    Source: Black et al. 2025, "Real-Time Execution of Action Chunking Flow Policies".
+    Source: Black et al. 2025, "Real-Time Execution of Action Chunking Flow Policies"; of ``corrected``, Sendai et al. 2025,
+    "Leave No Observation Behind: Real-time Correction for VLA Action Chunks".
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class RealTimeAgent:
         self.policy, self.method = policy, method
         self.holds = 0  # steps of this episode in which the robot was held
         self.switches = 0  # chunks of this episode whose execution began
+        self._corrector = corrector_of(policy) if method == "corrected" else None
         self._execute, self._delay = execute, DelayEstimate(delay_estimate)
         self._hold, self._rate_hz = HoldAction(policy.spec), policy.spec.rate_hz
         self._mixed = _dimensions(policy.spec, lambda kind: kind not in UNBLENDED)
@@ -114,6 +121,8 @@ class RealTimeAgent:
     def _drop(self) -> None:
         self._chunk: TimedChunk | None = None  # being executed
         self._answer: TimedChunk | None = None  # received after the last step
+        self._predicted: ActionChunk | None = None  # of `_chunk`, as the policy made it
+        self._received: ActionChunk | None = None  # of `_answer`
         self._asked_s: float | None = None  # None before the first query
         self._asked_row: int | None = None  # the row that was due then; None if the robot was held
         self._waits = False
@@ -165,16 +174,19 @@ class RealTimeAgent:
                 f"the policy predicts {len(answer.values)} actions at a time, but execute is {self._execute}; "
                 f"choose execute between 1 and {len(answer.values)}"
             )
-        self._answer, self._waits = answer, False
+        self._answer, self._received, self._waits = answer, chunk, False
 
     def act(self, observation: Observation) -> FloatArray:
         query = self.next_query(observation)
         if query is not None:
             self.receive(self.policy.predict([query])[0])
             self._settle(observation)
+        row = None if self._chunk is None else self._chunk.due(observation.time_s)
         action = None if self._chunk is None else self._chunk.take(observation.time_s)
         if action is None:
             return self._held(observation)
+        if self._corrector is not None and self._predicted is not None and row is not None:
+            action = self._corrector.correct(observation, self._predicted, row)
         self._held_state, self._last = None, action
         return action
 
@@ -206,6 +218,7 @@ class RealTimeAgent:
             values = self._blended(values, skipped, self._planned(now_s))
         elif self.method == "anchored":
             values = self._anchored(values, skipped)
+        self._predicted = self._received
         self._chunk = TimedChunk(values, now_s - skipped / self._rate_hz, self._rate_hz, next=skipped)
         self.switches += 1
 
@@ -249,6 +262,11 @@ class RealTimeAgent:
 def _check_method(method: str, policy: Policy) -> None:
     if method not in METHODS:
         raise ConfigError(f"there is no method {method!r} of real-time chunking; known are {', '.join(METHODS)}")
+    if method == "corrected" and corrector_of(policy) is None:
+        raise ConfigError(
+            "this policy has no corrector, which the method 'corrected' needs: `verbot corrector POLICY --data DATASET` trains "
+            "one; it works with the policy in this process, not with one behind a server"
+        )
     if method in CONTINUED and (found := continuation_of(policy)) != method:
         can = f"it can only be {found}" if found else "it ignores them; use aligned or blend"
         raise ConfigError(f"this policy does not continue planned actions by the method {method!r}: {can}")

@@ -19,6 +19,7 @@ from verbot.cli.checks import PATH_ERRORS, RESULT_FOLDERS, check_options, descri
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
 from verbot.cli.console import console_command
 from verbot.cli.convert import data_export_command, data_import_command
+from verbot.cli.corrector import corrector_command
 from verbot.cli.edit import data_edit_command
 from verbot.cli.evaluate import compare_command, evaluate_command, explain_command, robustness_command, watch_command
 from verbot.cli.inspect import (
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "collect": collect_command,
     "teleop": teleop_command,
     "train": train_command,
+    "corrector": corrector_command,
     "evaluate": evaluate_command,
     "compare": compare_command,
     "robustness": robustness_command,

@@ -27,11 +27,14 @@ from verbot.contracts.envs import (
 from verbot.contracts.episodes import EpisodeSource, EpisodeView
 from verbot.contracts.policies import (
     ContinuingPolicy,
+    CorrectingPolicy,
+    Corrector,
     IdentifiedPolicy,
     Policy,
     RememberingPolicy,
     SavablePolicy,
     continuation_of,
+    corrector_of,
 )
 from verbot.contracts.robots import AgingRobot, Calibrated, InstructedRobot, LeaderArm, Robot
 
@@ -42,6 +45,8 @@ __all__ = [
     "ChunkedAgent",
     "Compositional",
     "ContinuingPolicy",
+    "CorrectingPolicy",
+    "Corrector",
     "Demonstrator",
     "Described",
     "Disturbable",
@@ -73,6 +78,7 @@ __all__ = [
     "Understanding",
     "WaitingAgent",
     "continuation_of",
+    "corrector_of",
     "expert_of",
     "observation_from_env",
 ]

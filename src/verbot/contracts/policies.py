@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from verbot.spec import ActionChunk, Observation, RobotSpec
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
 
 @runtime_checkable
@@ -57,6 +57,32 @@ class ContinuingPolicy(Policy, Protocol):
         """``"guided"``: its answer is drawn towards the planned actions; ``"trained"``: it was trained to continue the committed
         ones; ``""``: it ignores them."""
         ...
+
+
+class Corrector(Protocol):
+    """Corrects a late chunk row by row (Sendai et al. 2025); fast enough to run at every control step."""
+
+    def correct(self, observation: Observation, chunk: ActionChunk, row: int) -> FloatArray:
+        """The action (a,) to execute now in place of row `row` of `chunk`, in the robot's own units and ranges.
+
+        Args:
+            observation: of now; its instruction and memory are not read.
+            chunk: what the policy answered earlier, with its extras.
+        """
+        ...
+
+
+@runtime_checkable
+class CorrectingPolicy(Policy, Protocol):
+    """A policy that may come with a corrector of its chunks."""
+
+    @property
+    def corrector(self) -> Corrector | None: ...
+
+
+def corrector_of(policy: Policy) -> Corrector | None:
+    """The corrector of `policy`; None if it has none."""
+    return policy.corrector if isinstance(policy, CorrectingPolicy) else None
 
 
 def continuation_of(policy: Policy) -> str:

@@ -99,11 +99,12 @@ class AuxiliaryPrediction:
 @dataclass(frozen=True)
 class NetworkOutput:
     """The output of a network: `actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the
-    next batch of the same rows, None for a network without memory."""
+    next batch of the same rows, None for a network without memory; `fused`, the tokens that the head read."""
 
     actions: Tensor
     extras: Mapping[str, AuxiliaryPrediction] = field(default_factory=dict)
     memory: MemoryState | None = None
+    fused: TokenGroup | None = None
 
 
 class Backbone(nn.Module, ABC):

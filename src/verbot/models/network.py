@@ -97,7 +97,7 @@ class VLANetwork(FlatNames):
         features = self._refined(features)
         actions = self._actions(features.fused, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
-        return NetworkOutput(actions, extras, memory)
+        return NetworkOutput(actions, extras, memory, features.fused)
 
     def _refined(self, features: Features) -> Features:
         for objective in self.objectives.values():

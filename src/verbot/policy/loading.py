@@ -40,6 +40,7 @@ class StoredPolicy:
     statistics: Statistics
     preprocessing: Preprocessing
     blind: bool
+    others: Mapping[str, bytes]  # files of the manifest beside those of the network
 
 
 def stored_policy(name: str | Path) -> StoredPolicy:
@@ -63,7 +64,8 @@ def stored_policy(name: str | Path) -> StoredPolicy:
     statistics = stored_statistics(files[STATISTICS], spec, folder / STATISTICS)
     weights = _weights(files[WEIGHTS], record["format"] == OLDER, folder / WEIGHTS)
     network = _filled(config, spec, weights, folder)
-    return StoredPolicy(network, spec, statistics, preprocessing, record["blind"])
+    others = {name: content for name, content in files.items() if name not in (WEIGHTS, CONFIG, STATISTICS)}
+    return StoredPolicy(network, spec, statistics, preprocessing, record["blind"], others)
 
 
 def _network(record: Mapping[str, Any]) -> NetworkConfig:
@@ -106,7 +108,7 @@ def _filled(config: NetworkConfig, spec: RobotSpec, weights: Mapping[str, Tensor
             if isinstance(value, int) and abs(value) > most:
                 raise ConfigError(f"{place} is {shortened(value)}; the weights hold {most} numbers at most")
         network = bounded_network(config, spec, weights)
-        _compare(network.state_dict(), weights, path)
+        compare_weights(network.state_dict(), weights, path)
         network.load_state_dict(dict(weights))
     except (PolicyError, CorruptFileError, MissingDependencyError):
         raise
@@ -115,7 +117,7 @@ def _filled(config: NetworkConfig, spec: RobotSpec, weights: Mapping[str, Tensor
     return network.eval()
 
 
-def _compare(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
+def compare_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
     """Raise `PolicyError` unless `weights` are those of a network: their names, shapes, kinds of numbers, and finite."""
     if other := sorted(set(expected) ^ set(weights)):
         missing = [name for name in other if name in expected]

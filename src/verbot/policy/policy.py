@@ -16,6 +16,7 @@ from verbot.configuration import former_names
 from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.files import sha256
 from verbot.folders import write_folder
+from verbot.models.corrector import CorrectorNetwork, latent_of
 from verbot.models.features import AuxiliaryPrediction, NetworkOutput
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
@@ -24,6 +25,7 @@ from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
+from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
@@ -63,6 +65,7 @@ class VLAPolicy:
     ):
         self.network, self.statistics, self.blind = network, statistics, blind
         self.equal_texts = False  # see `verbot.policy.batch_invariance`
+        self.corrector: ActionCorrector | None = None  # see `verbot.contracts.CorrectingPolicy`
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
         self._state = state_transform(self.preprocessing, spec, statistics)
@@ -113,10 +116,13 @@ class VLAPolicy:
 
         It is computed anew after a weight has changed, which is found by checksums of all weights.
         """
-        state = checksums(self.network)
+        state = self._checksums()
         if self._identity is None or self._identity[0] != state:
             self._identity = state, identity_of(self._files())
         return self._identity[1]
+
+    def _checksums(self) -> tuple[int, ...]:
+        return checksums(self.network) + (() if self.corrector is None else checksums(self.corrector.network))
 
     @property
     def continuation(self) -> str:
@@ -131,7 +137,9 @@ class VLAPolicy:
 
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
-        return VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
+        blind = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
+        blind.corrector = self.corrector
+        return blind
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
@@ -158,6 +166,9 @@ class VLAPolicy:
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
         extras = [self._extras(i, prediction) for i in range(len(actions))]
+        if self.corrector is not None:
+            latents = self.latents(batch, prediction).cpu().numpy()
+            extras = [each | {LATENT: latent} for each, latent in zip(extras, latents, strict=True)]
         memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
         check_output(self._spec.name, prediction, actions, memories)
         if self.config.previous_action:
@@ -165,6 +176,15 @@ class VLAPolicy:
         values = [each.pop("value", None) for each in extras]
         rows = zip(actions, observations, extras, memories, values, strict=True)
         return [ActionChunk(a, o.time_s, e, m, v) for a, o, e, m, v in rows]
+
+    def attach(self, corrector: CorrectorNetwork | None) -> None:
+        """Correct chunks by this network from now on; None corrects none. `save` writes it with the policy."""
+        self.corrector = None if corrector is None else ActionCorrector(corrector, self.preprocess, self.action_transform)
+
+    def latents(self, batch: Batch, prediction: NetworkOutput) -> torch.Tensor:
+        """What a corrector knows of a prediction beside its actions, (b, l)."""
+        assert prediction.fused is not None
+        return latent_of(prediction.fused, self.network.backbone.count, batch.state)
 
     def predict_extras(self, observations: Sequence[Observation]) -> list[dict[str, Any]]:
         """The `extras` of each chunk, also for a policy that was trained without actions."""
@@ -234,6 +254,7 @@ class VLAPolicy:
                 }
             ),
             STATISTICS: to_json(self.statistics.to_json()),
+            **({} if self.corrector is None else self.corrector.files()),
         }
 
     @staticmethod
@@ -248,7 +269,8 @@ class VLAPolicy:
             policy = VLAPolicy(found.network, found.spec, found.statistics, found.preprocessing, found.blind)
         except (ConfigError, DataError) as error:
             raise PolicyError(f"{path}: this version of verbot cannot read the policy: {error}") from error
-        policy._identity = checksums(policy.network), policy_identity(policy_folder(os.fspath(path)))
+        policy.attach(stored_corrector(policy.network, found.others, policy_folder(os.fspath(path))))
+        policy._identity = policy._checksums(), policy_identity(policy_folder(os.fspath(path)))
         return policy
 
     def preprocess(self, observation: Observation) -> ProcessedObservation:

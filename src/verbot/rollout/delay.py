@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verbot.agents.interrupting import lost
-from verbot.contracts import ChunkedAgent, Policy, continuation_of
+from verbot.contracts import ChunkedAgent, Corrector, Policy, continuation_of, corrector_of
 from verbot.errors import ConfigError
 from verbot.ranges import COUNT_OR_NONE, NumberRange, check_ranges
 from verbot.spec import ActionChunk, Observation, RobotSpec
@@ -93,6 +93,10 @@ class DelayedPolicy:
     @property
     def continuation(self) -> str:
         return continuation_of(self.policy)
+
+    @property
+    def corrector(self) -> Corrector | None:
+        return corrector_of(self.policy)
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         raise ConfigError(

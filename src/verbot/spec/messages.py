@@ -83,7 +83,7 @@ class ActionChunk:
     Args:
         values: float32 (k, a), in the units of the spec's action components; row 0 is for now.
         time_s: timestamp of the input observation.
-        extras: other predictions, e.g. ``{"keypoints": (v, n, 2)}``; never needed to act.
+        extras: other predictions, e.g. ``{"keypoints": (v, n, 2)}``; needed to act only by the policy's corrector.
         memory: the memory of a policy with memory, for the next observation of the same episode.
         value: value of a policy with a value head: γ^(control steps that are left until success, as predicted), in (0, 1).
     """

@@ -83,12 +83,13 @@ class TrainingData:
             self._windows(recording, train_episodes, config.augment)
             for recording, (train_episodes, _) in zip(self._recordings.every, splits, strict=True)
         ]
-        validation_windows = [
+        self.validation_windows = [
             windows.choosing(validation_episodes)
             for windows, (_, validation_episodes) in zip(self._train, splits, strict=True)
             if validation_episodes
         ]
-        self._held_out = self._loader(Mixture(tuple(validation_windows)), config.seed + 1) if validation_windows else None
+        held_out = tuple(self.validation_windows)
+        self._held_out = self._loader(Mixture(held_out), config.seed + 1) if held_out else None
         self._corrections: list[Windows] = []
         self._stream: Iterator[WindowBatch] | None = None
         self._next = 0
@@ -120,6 +121,11 @@ class TrainingData:
         self._stop()
         for windows in (*self._train, *self._corrections):
             windows.close()
+
+    @property
+    def training_windows(self) -> Sequence[Windows]:
+        """Of every dataset, without corrections."""
+        return self._train
 
     @property
     def validates(self) -> bool:
