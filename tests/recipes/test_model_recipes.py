@@ -98,7 +98,7 @@ def test_a_tiny_model_learns_and_predicts(name, demonstrations, tmp_path):
         shown = dataclasses.replace(untold, goal_image=episode.images("front")[-1])
         assert np.abs(policy.predict([shown])[0].values - policy.predict([untold])[0].values).max() > 1e-7
     if chunk.memory is not None:  # the next prediction goes on from there
-        later = dataclasses.replace(observation, memory=chunk.memory, time_s=0.1)
+        later = dataclasses.replace(observation, time_s=config.network.stride / policy.spec.rate_hz)
         other = policy.predict([dataclasses.replace(observation, images=black)])[0].memory
         one, two = (policy.predict([dataclasses.replace(later, memory=each)])[0].values for each in (chunk.memory, other))
         assert one.shape == chunk.values.shape and (one != two).any(), "the past changes nothing"
