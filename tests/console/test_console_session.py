@@ -97,7 +97,8 @@ def test_an_instruction_is_obeyed_until_it_is_done():
 def test_what_is_not_understood_is_asked_before_it_is_obeyed():
     session, plant, _ = session_of()
     preview = session.obey("sing")
-    assert preview.asks and session.phase == ConsolePhase.READY and "does not know" in session.message and not plant.started
+    assert preview.asks and session.phase == ConsolePhase.READY and not plant.started
+    assert "does not know" in preview.problem and session.message == "Not obeyed yet."
     session.obey("sing", anyway=True)
     assert session.phase == ConsolePhase.MOVING and not session.view()["judged"]
 

@@ -229,7 +229,7 @@ class GuardedAgent:
     """An agent behind a guard: the outermost wrapper of an agent that drives a robot.
 
     While the guard is latched the agent is not asked. When the robot is held, an agent that can drops the actions it has left, so
-    that it goes on from a fresh observation. Where the guard changed an action, an `InformedAgent` is told
+    that it goes on from a fresh observation. Where the guard changed an action, an `InformedAgent` learns
     what the robot was given.
 
     Args:

@@ -21,7 +21,7 @@ class Cutter(Protocol):
 
     @property
     def hears(self) -> bool:
-        """Whether an utterance has begun and not ended."""
+        """Whether an utterance goes on."""
         ...
 
     def reset(self) -> None:
@@ -89,7 +89,7 @@ class HandsFree:
         except VerbotError as error:
             self._reply({"type": "error", "message": str(error)})
         finally:
-            if not self._is_closed:  # it was not told to
+            if not self._is_closed:  # by itself
                 self.close()
                 self._reply({"type": "listening", "on": False})
 

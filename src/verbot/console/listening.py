@@ -48,9 +48,7 @@ class Listener:
             raise WireError(f"there is no hands-free talk here: {install_command('silero_vad')}")
 
         def prepared() -> Cutter:
-            self._recognize(
-                np.zeros(RATE_HZ // 2, np.float32), self._sentences()
-            )  # what it loads is loaded before anybody speaks
+            self._recognize(np.zeros(RATE_HZ // 2, np.float32), self._sentences())  # loads what it needs before anybody speaks
             return cutter()
 
         self._free = HandsFree(prepared, self._work, reply)

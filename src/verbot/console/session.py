@@ -75,7 +75,7 @@ class ConsoleSession:
             self.choose(found)
             preview = self.preview(text)
         if preview.asks and (not anyway or self.acting.needs_goal):
-            self.message = f"Not obeyed yet: {preview.problem}."
+            self.message = "Not obeyed yet."
             if self.acting.needs_goal:
                 self.message += " The expert acts on a goal alone."
             return preview

@@ -78,7 +78,7 @@ class UtteranceCutter:
 
     @property
     def hears(self) -> bool:
-        """Whether an utterance has begun and not ended."""
+        """Whether an utterance goes on."""
         return bool(self._windows)
 
     def reset(self) -> None:

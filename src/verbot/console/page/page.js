@@ -138,7 +138,7 @@ function showPreview(message) {
   if (message.text !== at("text").value.trim()) return;
   const known = message.goal !== "";
   at("preview").textContent = known ? `Understood: ${message.goal}.`
-    : message.asks ? `Not understood here: ${message.problem}.` : `${message.problem[0].toUpperCase()}${message.problem.slice(1)}.`;
+    : message.asks ? `${message.elsewhere ? "Not in this scene" : "Not understood"}: ${message.problem}.` : `${message.problem[0].toUpperCase()}${message.problem.slice(1)}.`;
   at("preview").className = known ? "known" : message.asks ? "unknown" : "";
   at("ask").hidden = !message.asks || message.obeyed === true;
   at("search").hidden = !message.elsewhere;
