@@ -55,7 +55,7 @@ def measured(policy: str, form: str, options: argparse.Namespace, place: Path) -
     """The figures of a policy in one form, or why it was not written."""
     to, precision, *pruning = form.split(":", 2)
     folder = place / form.replace(":", "-")
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         config = ExportConfig(to, precision, Pruning.parse(pruning[0]) if pruning else None)
         data = recorded(policy, options, place)
@@ -71,11 +71,11 @@ def measured(policy: str, form: str, options: argparse.Namespace, place: Path) -
         if to in TORCH_FREE:
             found["without_torch"] = without_torch(policy, folder, options, place)
         if options.scenes:
-            acted(policy, place / "eager-evaluation", options)
-            acted(str(folder), place / f"{folder.name}-evaluation", options)
+            play(policy, place / "eager-evaluation", options)
+            play(str(folder), place / f"{folder.name}-evaluation", options)
             comparison = compare_evaluations(place / "eager-evaluation", place / f"{folder.name}-evaluation")
             found["success"] = comparison.conditions[0].to_json()
-    return {**found, "seconds": round(time.monotonic() - begun, 1)}
+    return {**found, "seconds": round(time.monotonic() - started, 1)}
 
 
 def recorded(policy: str, options: argparse.Namespace, place: Path) -> Path:
@@ -91,7 +91,7 @@ def recorded(policy: str, options: argparse.Namespace, place: Path) -> Path:
     return data
 
 
-def acted(policy: str, folder: Path, options: argparse.Namespace) -> None:
+def play(policy: str, folder: Path, options: argparse.Namespace) -> None:
     """Let a policy act in all scenes; what it did already is not done again."""
     evaluate(policy, options.suite, out=folder, baselines=False, videos=0, conditions=(), progress=False,
              episodes=options.scenes, seed=options.seed, workers=options.workers)  # fmt: skip
@@ -100,7 +100,7 @@ def acted(policy: str, folder: Path, options: argparse.Namespace) -> None:
 def without_torch(policy: str, folder: Path, options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """What a process without torch predicts, its latency and its memory."""
     seen, _ = observations_of(policy, recorded(policy, options, place), options.suite, options.observations, options.seed, False)
-    images = {f"images.{name}": np.stack([each.images[name] for each in seen]) for name in seen[0].images}
+    images: dict[str, Any] = {f"images.{name}": np.stack([each.images[name] for each in seen]) for name in seen[0].images}
     actions = np.stack([chunk.values for chunk in load_policy(str(folder)).predict(seen)])
     with tempfile.TemporaryDirectory(dir=place) as temporary:
         path = Path(temporary) / "seen.npz"
@@ -133,9 +133,9 @@ seen = [Observation({name: arrays[name][row] for name in cameras}, state, str(te
 actions = np.stack([chunk.values for chunk in policy.predict(seen)])
 took = []
 for turn in range(20 + repeats):
-    begun = time.perf_counter()
+    started = time.perf_counter()
     policy.predict([seen[turn % len(seen)]])
-    took.append(time.perf_counter() - begun)
+    took.append(time.perf_counter() - started)
 p50, p99 = 1000 * np.quantile(took[20:] or took, [0.5, 0.99])
 assert "torch" not in sys.modules
 print(json.dumps({"most_difference": float(np.abs(actions - data["actions"]).max()), "observations": len(seen),

@@ -84,9 +84,9 @@ class Stopwatch:
         self.taken: dict[str, list[float]] = {}
 
     def timed(self, name: str, call: Callable[[], Any]) -> Any:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         found = call()
-        self.taken.setdefault(name, []).append(time.perf_counter() - begun)
+        self.taken.setdefault(name, []).append(time.perf_counter() - started)
         return found
 
     def wrap(self, owner: Any, method: str, name: str) -> None:
@@ -111,9 +111,9 @@ def direct(policy: str, robots: int, repeats: int) -> dict[str, Any]:
     taken: dict[int, list[float]] = {1: [], robots: []}
     for _ in range(WARM + repeats):  # in turn, so that what else the machine does hits both
         for count, times in taken.items():
-            begun = time.perf_counter()
+            started = time.perf_counter()
             made.predict(observations[:count])
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - started)
     found |= {f"{count}_ms": round(1000 * float(np.median(times[WARM:])), 2) for count, times in taken.items()}
     found["ratio"] = round(robots * found["1_ms"] / found[f"{robots}_ms"], 2)
     found |= {f"{count}_least_ms": round(1000 * min(times), 2) for count, times in taken.items()}

@@ -45,15 +45,15 @@ def ask(address: tuple[str, int], protocol: str, request: bytes, seconds: float)
     """The good client: answers a second, and latencies in milliseconds."""
     client, framed_request, found = clients.RawClient(address), clients.frame(request), list[float]()
     client.handshake(PATHS[protocol], greets=protocol != "vla-eval")
-    begun = time.monotonic()
-    while (before := time.monotonic()) - begun < seconds:
+    started = time.monotonic()
+    while (before := time.monotonic()) - started < seconds:
         client.socket.sendall(framed_request)
         answer = msgpack.unpackb(client.receive(), strict_map_key=False)
         if answer.get("error") or answer.get("type") == "error":
             raise SystemExit(f"the server answered {answer}")
         found.append(time.monotonic() - before)
     p50, p99 = 1000 * np.percentile(found, [50, 99])
-    rate = len(found) / (time.monotonic() - begun)
+    rate = len(found) / (time.monotonic() - started)
     return {name: round(float(value), 2) for name, value in {"rate_hz": rate, "p50_ms": p50, "p99_ms": p99}.items()}
 
 

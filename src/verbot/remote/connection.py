@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -96,11 +95,22 @@ class Room:
             self.changed.clear()
 
 
+class CountingReader(asyncio.StreamReader):
+    """A reader that knows how many bytes have come, so that nobody has to wait to find out whether there are more."""
+
+    fed = 0
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # of asyncio it is bytes too
+        self.fed += len(data)
+        super().feed_data(data)
+
+
 class Connection:
     """One client. `post` and `close` may be called from any thread, the rest in `WebsocketService.converse`."""
 
-    def __init__(self, room: Room, limits: ConnectionLimits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+    def __init__(self, room: Room, limits: ConnectionLimits, reader: CountingReader, writer: asyncio.StreamWriter):
         self._room, self._limits, self._reader, self._writer = room, limits, reader, writer
+        self._taken = 0  # bytes of what the reader was fed
         self._protocol = ServerProtocol(max_size=self._limits.message_bytes, logger=LOGGER)
         self._parts, self._is_text, self._partial = bytearray(), False, 0
         self._is_answered, self._ahead = False, b""  # read before the last message was answered
@@ -136,10 +146,8 @@ class Connection:
     async def send(self, data: bytes | str) -> None:
         """Send a message. Raises `ConnectionError` if the client has left, `TimeoutError` if it does not read."""
         self._is_answered = True
-        if not self._ahead:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0):  # takes only what is there already
-                    self._ahead = await self._reader.read(READ_BYTES)
+        if not self._ahead and self._reader.fed > self._taken:  # only what is there already
+            self._ahead = await self._take(READ_BYTES)
         self._write(data)
         await self._flush()
 
@@ -160,7 +168,7 @@ class Connection:
         """Whether the client was admitted; otherwise it has had its response."""
         events: list[object] = []
         while not events and self._protocol.state is State.CONNECTING and not self._protocol.close_expected():
-            self._feed(await self._reader.read(READ_BYTES))
+            self._feed(await self._take(READ_BYTES))
             events = list(self._protocol.events_received())
         if events and isinstance(request := events[0], Request):
             self.path = request.path
@@ -210,12 +218,17 @@ class Connection:
         most = MORE_BYTES if self._partial else READ_BYTES
         try:
             async with asyncio.timeout(self.silence_s / 2):
-                return await self._reader.read(most)
+                return await self._take(most)
         except TimeoutError:
             self._protocol.send_ping(b"")
         await self._flush()
         async with asyncio.timeout(self.silence_s / 2):
-            return await self._reader.read(most)
+            return await self._take(most)
+
+    async def _take(self, most: int) -> bytes:
+        data = await self._reader.read(most)
+        self._taken += len(data)
+        return data
 
     async def _wait_for_room(self) -> None:
         """Read no further while the room is taken. Raises `TimeoutError` for a message that arrives too slowly."""
@@ -284,8 +297,10 @@ class Connection:
 
     async def _flush(self) -> None:
         self._flush_some()
-        async with asyncio.timeout(self._limits.send_s):
-            await self._writer.drain()
+        transport = self._writer.transport
+        if transport.get_write_buffer_size() or transport.is_closing():  # otherwise there is nothing to wait for
+            async with asyncio.timeout(self._limits.send_s):
+                await self._writer.drain()
 
     def _flush_some(self) -> None:
         for data in self._protocol.data_to_send():

@@ -34,7 +34,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from verbot.errors import ConfigError
-from verbot.remote.connection import MORE_BYTES, TRY_AGAIN_LATER, Connection, ConnectionLimits, Room
+from verbot.remote.connection import MORE_BYTES, TRY_AGAIN_LATER, Connection, ConnectionLimits, CountingReader, Room
 from verbot.remote.notes import Notes
 
 RETRY_S = 0.1  # after a connection could not be accepted
@@ -197,7 +197,7 @@ class ConnectionServer:
                 self._connections.discard(connection)
 
     async def _open(self, client: socket.socket) -> Connection:
-        reader = asyncio.StreamReader(limit=MORE_BYTES // 2, loop=self._loop)
+        reader = CountingReader(limit=MORE_BYTES // 2, loop=self._loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
         transport, _ = await self._loop.connect_accepted_socket(
             lambda: protocol, client, ssl=self._tls, ssl_handshake_timeout=self.limits.handshake_s if self._tls else None
