@@ -137,6 +137,8 @@ class CorrectorNetwork(nn.Module):
     def _points(self, images: Tensor, mask: Tensor, known: Tensor) -> Tensor:
         """Where the features are in each picture and how strong, (b, v · 3 · features); 0 for a camera that is missing."""
         rows, views = mask.shape
+        if not bool(mask.any()):
+            return known.new_zeros(rows, views * 3 * self.config.features)
         x = F.relu(self.second(F.relu(self.first(centered(images).flatten(0, 1)))))
         scale, shift = self.scales(known).view(rows * views, -1, 1, 1).chunk(2, 1)
         found = self.third(F.relu(x * (1 + scale) + shift))

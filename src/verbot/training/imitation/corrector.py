@@ -23,7 +23,7 @@ from verbot.models.registries import Objective
 from verbot.parallel.progress import Progress
 from verbot.policy.corrector import new_corrector
 from verbot.policy.policy import VLAPolicy
-from verbot.ranges import SEED, check_ranges
+from verbot.ranges import FRACTION, SEED, check_ranges
 from verbot.spec import Int64Array
 from verbot.training.distributed.optimizer import Optimizer, learning_rate
 from verbot.training.imitation.augment import augment, jitter_colors, numbers, torch_numbers
@@ -59,6 +59,7 @@ class CorrectorTraining:
         augment: of what the robot sees now; instructions and missing cameras are left alone.
         optimizer, schedule: as in `TrainConfig`.
         validation: the share of episodes that is held out.
+        blind: the first share of the training goes without pictures, whose steps cost several times less.
         seed: every random number is a function of it and the step.
     """
 
@@ -70,10 +71,11 @@ class CorrectorTraining:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=2e-3))
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    blind: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, seed=SEED)
+        check_ranges(self, seed=SEED, blind=FRACTION)
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ def _run(
             network.train()
             rng = numbers(config.seed, 9, step)
             frames = rng.integers(len(learned), size=size)
-            loss = _errors(config, policy, network, learned, frames, learned.late(frames, rng.random(size)), step)[1].mean()
+            late, sees = learned.late(frames, rng.random(size)), done >= config.blind
+            loss = _errors(config, policy, network, learned, frames, late, _Augmented(step, sees))[1].mean()
             loss.backward()
             optimizer.step(learning_rate(config.optimizer.learning_rate, config.schedule, step, done))
             step += 1
@@ -238,6 +241,14 @@ def _done(budget: BudgetConfig, total: int | None, step: int, seconds: float) ->
     return step / total if total is not None else seconds / (60 * (budget.minutes or 1.0))
 
 
+@dataclass(frozen=True)
+class _Augmented:
+    """How pictures are changed in training: as a function of the step, or left out if the corrector does not see."""
+
+    step: int
+    sees: bool
+
+
 def _errors(
     config: CorrectorTraining,
     policy: VLAPolicy,
@@ -245,26 +256,24 @@ def _errors(
     known: EarlierChunks,
     frames: Int64Array,
     late: Int64Array,
-    step: int | None,
+    augmented: _Augmented | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Errors (b, r) of the rows that are due in `frames`, as predicted `late` steps before and corrected.
-
-    Args:
-        step: draws the augmentation; None augments nothing.
-    """
+    """Errors (b, r) of the rows that are due in `frames`, as predicted `late` steps before and corrected."""
     windows = known.mixture.gather(frames, np.zeros((len(frames), 3)))
     windows = dataclasses.replace(windows, instructions=[""] * len(windows))
-    if step is not None:
-        windows = augment(windows, config.augment, numbers(config.seed, 10, step))
+    if augmented is not None and augmented.sees:
+        windows = augment(windows, config.augment, numbers(config.seed, 10, augmented.step))
     batch = policy.collate(windows).to("cpu")
-    images = batch.images[:, -1:]
-    if step is not None:
-        images = jitter_colors(images, config.augment, torch_numbers(config.seed, 11, step))
+    images, mask = batch.images[:, -1:], batch.images_mask[:, -1]
+    if augmented is not None and augmented.sees:
+        images = jitter_colors(images, config.augment, torch_numbers(config.seed, 11, augmented.step))
+    elif augmented is not None:
+        mask = torch.zeros_like(mask)
     before, row = torch.from_numpy(frames - late), torch.from_numpy(late)
     chunks, latents = known.chunks[before], known.latents[before].float()
     assert batch.actions is not None
     true, base = batch.actions[:, 0], chunks[torch.arange(len(frames)), row]
-    raw = network(images[:, 0], batch.images_mask[:, -1], batch.state[:, -1], chunks, row, latents)
+    raw = network(images[:, 0], mask, batch.state[:, -1], chunks, row, latents)
     with torch.no_grad():
         uncorrected = network.errors(network.encode(base), true)
     return uncorrected, network.errors(raw, true)
@@ -279,7 +288,7 @@ def _validate(
         frames = known.known(k)[:CHECKED] if k < length else np.empty(0, np.int64)
         if len(frames):
             pairs = [
-                _errors(config, policy, network, known, part, np.full(len(part), k), None)
+                _errors(config, policy, network, known, part, np.full(len(part), k))
                 for part in np.array_split(frames, -(-len(frames) // BLOCK))
             ]
             found[str(k)] = tuple(float(torch.cat(each).mean()) for each in zip(*pairs, strict=True))  # type: ignore[assignment]
