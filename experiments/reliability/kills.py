@@ -311,7 +311,7 @@ def chosen(all_points: Sequence[Point], kills: int, seed: int) -> list[tuple[int
     return sorted(rounds[:kills] if kills else rounds)
 
 
-def measure(name: str, command: Command, scratch: Path, kills: int, seed: int) -> dict[str, Any]:
+def measure(name: str, command: Command, scratch: Path, kills: int, seed: int, part: tuple[int, int] = (1, 1)) -> dict[str, Any]:
     """Kill a command at its points and count what came of it."""
     log, folder, answers = scratch / "trace", scratch / "work" / name, scratch / "answer.json"
 
@@ -330,6 +330,7 @@ def measure(name: str, command: Command, scratch: Path, kills: int, seed: int) -
         raise RuntimeError(f"{name} fails without a kill")
     found, expected = points(log, folder), asked(command.result)
     wanted = chosen(found, kills, seed)
+    wanted = wanted[len(wanted) * (part[0] - 1) // part[1] : len(wanted) * part[0] // part[1]]
     record: dict[str, Any] = {
         "points": len(found),
         "kinds": len({point.kind for point in found}),
@@ -339,7 +340,8 @@ def measure(name: str, command: Command, scratch: Path, kills: int, seed: int) -
     }
     reached: list[tuple[int, float]] = []  # by every killed run: how many points, and what is kept of it
     hit = set[tuple[str, str]]()
-    for _, point in wanted:
+    for done, (_, point) in enumerate(wanted):
+        print(f"kills: {name}: {done}/{len(wanted)}, next {point.call} number {point.number}", file=sys.stderr, flush=True)
         fresh()
         status = traced(lambda: command.run(folder), log, "-e", f"inject={point.call}:signal=KILL:when={point.number}")
         if not os.WIFSIGNALED(status):
@@ -367,9 +369,14 @@ def main() -> None:
     parser.add_argument("--commands", nargs="+", choices=every, default=every)
     parser.add_argument("--kills", type=int, default=0, help="for each command; 0 kills at every system call")
     parser.add_argument("--seed", type=int, default=0, help="draws the system calls")
+    parser.add_argument("--part", default="1/1", help="of the kills of each command, such as 2/4: for several runs at once")
     parser.add_argument("--scratch", type=Path, help="a folder on the disk that is to be written; a temporary one by default")
     parser.add_argument("--out", type=Path, help="also write the record there")
     arguments = parser.parse_args()
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", arguments.part)
+    if match is None or int(match[1]) > int(match[2]):
+        sys.exit(f"kills: --part is {arguments.part!r}; expected one such as 2/4")
+    first, parts = int(match[1]), int(match[2])
     if shutil.which("strace") is None:
         sys.exit("kills: there is no strace here; install it (apt-get install strace)")
     import torch
@@ -379,7 +386,7 @@ def main() -> None:
         scratch = Path(folder).resolve()
         commands = {}
         for name, command in prepared(scratch, arguments.commands).items():
-            commands[name] = measure(name, command, scratch, arguments.kills, arguments.seed)
+            commands[name] = measure(name, command, scratch, arguments.kills, arguments.seed, (first, parts))
             print(f"kills: {name}: {commands[name]}", file=sys.stderr, flush=True)
     count, lost = (sum(record[key] for record in commands.values()) for key in ("kills", "lost"))
     whole = {
