@@ -20,6 +20,7 @@ ACTIVATIONS = {
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma")
 # Models of images and text whose text model is a decoder, with the family of it where their file does not say.
 WITH_IMAGES = {"paligemma": "gemma", "smolvlm": "llama", "idefics3": "llama", "llava": "llama", "openvla": "llama"}
+SHARED = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")  # may stand beside the text model's own
 # What transformers leaves out of a config.json because it is the default of the family.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": {
@@ -129,7 +130,8 @@ def text_architecture(record: Mapping[str, Any]) -> Mapping[str, Any]:
     kind = str(record.get("model_type"))
     if kind in WITH_IMAGES:
         inner = record.get("text_config") or {}
-        record = {**inner, "model_type": inner.get("model_type", WITH_IMAGES[kind])}
+        shared = {name: record[name] for name in SHARED if record.get(name) is not None}
+        record = {**shared, **inner, "model_type": inner.get("model_type", WITH_IMAGES[kind])}
         kind = str(record["model_type"])
     if kind not in FAMILIES:
         raise ConfigError(

@@ -23,7 +23,7 @@ class TextTokenizer(Protocol):
     def encode(self, text: str, /) -> list[int]: ...
 
     def decode(self, ids: Sequence[int], /) -> str:
-        """The text of `ids`; special tokens and reserved ids are left out."""
+        """The text of `ids`; special tokens and ids without text are left out."""
         ...
 
     def reserved(self, count: int, /) -> list[int]:

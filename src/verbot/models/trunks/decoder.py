@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from verbot.models.trunks.adapters import applied
 from verbot.models.trunks.architecture import DecoderConfig, RotaryScaling
 from verbot.models.trunks.base import KeyValueCache, TrunkOutput
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines (b, 1, n, h) of the positions
 KeyValuePair = tuple[Tensor, Tensor]  # keys and values (b, g, m, h)
+Adapters = nn.ModuleDict | None  # of one block
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
@@ -45,8 +47,18 @@ class LanguageDecoder(nn.Module):
         # The factor is rounded to the dtype of the weights, as in the published model.
         return x if self.config.embedding_scale == 1 else x * x.new_tensor(self.config.embedding_scale)
 
-    def forward(self, x: Tensor, allowed: Tensor, positions: Tensor, cache: KeyValueCache | None = None) -> TrunkOutput:
-        """See `LanguageTrunk.forward`. A cache of another decoder may be given, if its heads have the same shapes."""
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor,
+        positions: Tensor,
+        cache: KeyValueCache | None = None,
+        adapters: Sequence[nn.ModuleDict] | None = None,
+    ) -> TrunkOutput:
+        """See `LanguageTrunk.forward`. A cache of another decoder may be given, if its heads have the same shapes.
+
+        `adapters` are those of each block, see `verbot.models.trunks.adapters`.
+        """
         given, x = x.dtype, x.to(self.norm.weight.dtype)
         rotation = rotary(positions, self.config.head_width, self.config.theta, self.config.scaling, x.dtype)
         some = allowed.any(-1, keepdim=True)  # (b, n, 1)
@@ -55,10 +67,11 @@ class LanguageDecoder(nn.Module):
         for index, layer in enumerate(self.layers):
             layers.append(x)
             past = None if cache is None else (cache.keys[index], cache.values[index])
+            own = None if adapters is None else adapters[index]
             if self.checkpointing and torch.is_grad_enabled():
-                x, (k, v) = checkpoint(layer, x, mask, some, rotation, past, use_reentrant=False)
+                x, (k, v) = checkpoint(layer, x, mask, some, rotation, past, own, use_reentrant=False)
             else:
-                x, (k, v) = layer(x, mask, some, rotation, past)
+                x, (k, v) = layer(x, mask, some, rotation, past, own)
             keys.append(k)
             values.append(v)
         return TrunkOutput(self.norm(x).to(given), tuple(layers), KeyValueCache(tuple(keys), tuple(values)))
@@ -100,7 +113,7 @@ class DecoderBlock(nn.Module):
     """A pre-norm block: attention and gated MLP (Shazeer 2020).
 
     It is called with x (b, n, d), the mask (b, 1, n, m) with a key for every query, whether a query has any (b, n, 1), the
-    rotation of its positions, and keys and values of the tokens before; it returns x and the keys and values of all m.
+    rotation of its positions, keys and values of the tokens before, and its adapters. It returns x, and keys and values of all m.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -109,11 +122,11 @@ class DecoderBlock(nn.Module):
         self.self_attn, self.mlp = GroupedAttention(config), GatedMLP(config)
 
     def forward(
-        self, x: Tensor, mask: Tensor, some: Tensor, rotation: Rotation, past: KeyValuePair | None
+        self, x: Tensor, mask: Tensor, some: Tensor, rotation: Rotation, past: KeyValuePair | None, own: Adapters = None
     ) -> tuple[Tensor, KeyValuePair]:
-        read, pair = self.self_attn(self.input_layernorm(x), mask, some, rotation, past)
+        read, pair = self.self_attn(self.input_layernorm(x), mask, some, rotation, past, own)
         x = x + read
-        return x + self.mlp(self.post_attention_layernorm(x)), pair
+        return x + self.mlp(self.post_attention_layernorm(x), own), pair
 
 
 class GroupedAttention(nn.Module):
@@ -132,16 +145,18 @@ class GroupedAttention(nn.Module):
         self.head_norm, self.share = config.head_norm, config.heads // config.key_heads
 
     def forward(
-        self, x: Tensor, mask: Tensor, some: Tensor, rotation: Rotation, past: KeyValuePair | None
+        self, x: Tensor, mask: Tensor, some: Tensor, rotation: Rotation, past: KeyValuePair | None, own: Adapters = None
     ) -> tuple[Tensor, KeyValuePair]:
-        q, k, v = (self._split(part(x)) for part in (self.q_proj, self.k_proj, self.v_proj))
+        parts = {"q_proj": self.q_proj, "k_proj": self.k_proj, "v_proj": self.v_proj}
+        q, k, v = (self._split(applied(part, x, own, name)) for name, part in parts.items())
         if self.head_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = _rotated(q, rotation), _rotated(k, rotation)
         if past is not None:
             k, v = torch.cat([past[0].to(k.dtype), k], 2), torch.cat([past[1].to(v.dtype), v], 2)
         read = F.scaled_dot_product_attention(q, self._shared(k), self._shared(v), attn_mask=mask)  # (b, heads, n, h)
-        return self.o_proj(read.transpose(1, 2).flatten(2)) * some.to(read.dtype), (k, v)
+        joined = applied(self.o_proj, read.transpose(1, 2).flatten(2), own, "o_proj")
+        return joined * some.to(read.dtype), (k, v)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
@@ -158,9 +173,9 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(config.hidden, config.width, bias=False)
         self.gate = GATES[config.activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        read: Tensor = self.down_proj(self.gate(self.gate_proj(x)) * self.up_proj(x))
-        return read
+    def forward(self, x: Tensor, own: Adapters = None) -> Tensor:
+        gate = self.gate(applied(self.gate_proj, x, own, "gate_proj"))
+        return applied(self.down_proj, gate * applied(self.up_proj, x, own, "up_proj"), own, "down_proj")
 
 
 def rotary(positions: Tensor, head_width: int, theta: float, scaling: RotaryScaling | None, dtype: torch.dtype) -> Rotation:
