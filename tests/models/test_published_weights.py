@@ -1,4 +1,4 @@
-"""Weights are read strictly: what is unknown, missing, misshapen or doubled is named; published vision towers compute the same."""
+"""Weights are read strictly: each unknown, missing, misshapen or doubled one is named. Published vision towers compute the same."""
 
 import dataclasses
 
@@ -145,7 +145,7 @@ def test_dtype_of_the_file_is_kept(tmp_path):
     assert {value.dtype for value in read(folder, dtype=torch.float32).values()} == {torch.float32}
 
 
-SIDE, PATCH, D, MLP, BLOCKS = 12, 4, 16, 24, 3
+SIDE, PATCH, D, MLP, BLOCKS = 12, 4, 16, 32, 3
 PLACES = (SIDE // PATCH) ** 2
 
 
@@ -249,7 +249,7 @@ def test_dino_with_registers_computes_what_transformers_computes(tmp_path):
     weights = drawn(timm_names(registers=True), 3)
     save_file(renamed(weights, lambda n: f"vision_backbone.featurizer.{n}"), tmp_path / "model.safetensors")
     config = transformers.Dinov2WithRegistersConfig(
-        hidden_size=D, num_hidden_layers=BLOCKS, num_attention_heads=2, mlp_ratio=MLP / D, image_size=SIDE, patch_size=PATCH,
+        hidden_size=D, num_hidden_layers=BLOCKS, num_attention_heads=2, mlp_ratio=MLP // D, image_size=SIDE, patch_size=PATCH,
         num_register_tokens=4,
     )  # fmt: skip
     model = transformers.Dinov2WithRegistersModel(config).eval()

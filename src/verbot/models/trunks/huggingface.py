@@ -56,7 +56,8 @@ class PublishedTokenizer:
         self._plain = sorted(set(known.values()) - {*self._tokenizer.get_added_tokens_decoder()} - {end}, reverse=True)
         self.size, self.end = rows, int(end)
         self.start: int | None = next((i for i in around if i != end and i in special), None)
-        self.pad = int(own.get("pad_token_id") if own.get("pad_token_id") is not None else end)
+        pad = own.get("pad_token_id")
+        self.pad = int(end if pad is None else pad)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
