@@ -302,7 +302,7 @@ def _check(text: str) -> None:
     if not all(isinstance(p, dict) for p in part.values()) or not part["model"]:
         raise ConfigError(f"{TOKENIZER} of FAST has no model")
     wanted = {"model": "BPE", "pre_tokenizer": "ByteLevel", "decoder": "ByteLevel"}
-    found = [(f"{name}.type", part[name].get("type"), kind) for name, kind in wanted.items()]
+    found: list[tuple[str, Any, Any]] = [(f"{name}.type", part[name].get("type"), kind) for name, kind in wanted.items()]
     split, model = part["pre_tokenizer"], part["model"]
     found += [("use_regex", split.get("use_regex", True), True), ("add_prefix_space", split.get("add_prefix_space"), False)]
     names = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
