@@ -19,7 +19,7 @@ def collect_command(
     randomize: dict[str, int] | None = None,
     revisit: str | None = None,
     max_frames: int | None = None,
-    scene: bool = False,
+    truth: bool = False,
     machines: MachineOptions = MACHINES,
 ) -> int:
     """Record demonstrations of the scripted expert. An interrupted collection continues.
@@ -34,7 +34,7 @@ def collect_command(
             is every axis that a recording can hold.
         revisit: env in which the expert visits each scene a second time, directly after the first, e.g. tabletop-revisit.
         max_frames: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
-        scene: also record where everything is in each frame, and the expert's plan, for questions and reasoning in co-training.
+        truth: also record where everything is in each frame, and the expert's plan, for questions and reasoning in co-training.
     """
     from verbot.parallel.workers import cores
     from verbot.rollout.collect import CollectConfig, run
@@ -42,7 +42,7 @@ def collect_command(
     config = CollectConfig(
         env=recorded.suite, episodes=episodes, seed=recorded.seed, noise=noise, workers=machines.workers or cores(),
         tasks=recorded.tasks or None, axes=recorded.axes or {}, options=recorded.of_env(), randomize=randomize or {},
-        revisit_env=revisit, max_frames=max_frames, images=recorded.images, scene=scene,
+        revisit_env=revisit, max_frames=max_frames, images=recorded.images, truth=truth,
     )  # fmt: skip
     result = run(config, out, cluster=machines.cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")

@@ -1,4 +1,7 @@
-"""Reasoning before acting, as text: embodied chain of thought (Zawalski et al. 2024) with motions in words (Belkhale et al. 2024)."""
+"""Reasoning before acting, as text: embodied chain of thought, with motions in words.
+
+After Zawalski et al. 2024, "Robotic Control via Embodied Chain-of-Thought Reasoning", and Belkhale et al. 2024, "RT-H".
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,9 @@ def _read(known: dict[str, str]) -> Reasoning:
     place = known.get("gripper")
     found = None if place is None else _PLACE.fullmatch(place)
     if place is not None and found is None:
-        raise ReasoningError(f"GRIPPER: {place[:40]!r} is no place; expected two whole numbers from 0 to {GRID - 1}, such as 40 7")
+        raise ReasoningError(
+            f"GRIPPER: {place[:40]!r} is no place; expected two whole numbers from 0 to {GRID - 1}, such as 40 7"
+        )
     objects = []
     for each in filter(None, known.get("objects", "").split(", ")):
         entry = _OBJECT.fullmatch(each)
@@ -134,7 +139,9 @@ def _read(known: dict[str, str]) -> Reasoning:
 
 def _check_text(name: str, text: str, separator: str = "") -> None:
     if text != " ".join(text.split()) or _LABEL.search(text) or (separator and separator in text):
-        raise ReasoningError(f"{name} is {text[:60]!r}; expected one line without {separator or 'labels'} and without labels ({_labels()})")
+        raise ReasoningError(
+            f"{name} is {text[:60]!r}; expected one line without {separator or 'labels'} and without labels ({_labels()})"
+        )
 
 
 def _labels() -> str:

@@ -65,13 +65,10 @@ class SceneTruth:
     subtask: int = 0
 
     def __post_init__(self) -> None:
-        objects = tuple(
-            ObjectTruth(each.id, each.name, _rounded(each.position_m), each.within) for each in self.objects
-        )
-        for name, value in (
-            ("objects", objects), ("tool_m", _rounded(self.tool_m)), ("right", _rounded(self.right)), ("near", _rounded(self.near)),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
+        objects = tuple(ObjectTruth(each.id, each.name, _rounded(each.position_m), each.within) for each in self.objects)
+        object.__setattr__(self, "objects", objects)
+        for name in ("tool_m", "right", "near"):
+            object.__setattr__(self, name, _rounded(getattr(self, name)))
 
     def object(self, number: str) -> ObjectTruth:
         """The object with this id. Raises `KeyError` if there is none."""
@@ -101,7 +98,9 @@ class SceneTruth:
                 int(record["subtask"]),
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"not the truth of a scene ({error!r}): {text[:80]!r}; expected what SceneTruth.to_json writes") from error
+            raise DataError(
+                f"not the truth of a scene ({error!r}): {text[:80]!r}; expected what SceneTruth.to_json writes"
+            ) from error
 
 
 @dataclass(frozen=True)
