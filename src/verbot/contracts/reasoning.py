@@ -18,7 +18,7 @@ _LABEL = re.compile(rf"\b({'|'.join(part.upper() for part in PARTS)}|ACTION):")
 _PLACE = re.compile(r"(\d{1,2}) (\d{1,2})")
 _OBJECT = re.compile(r"(\S(?:.*\S)?) (\d{1,2}) (\d{1,2})")
 
-Place = tuple[int, int]
+GridPlace = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Reasoning:
     plan: tuple[str, ...] = ()
     subtask: str = ""
     move: str = ""
-    gripper: Place | None = None
+    gripper: GridPlace | None = None
     objects: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ def check_parts(parts: Sequence[str]) -> None:
             raise UnknownNameError("part of reasoning", part, PARTS)
 
 
-def grid_place(x: float, y: float) -> Place:
+def grid_place(x: float, y: float) -> GridPlace:
     """The place on the grid of an image point in [-1, 1], x right and y down.
 
     Example:

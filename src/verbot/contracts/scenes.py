@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from verbot.errors import DataError
 
-Point = tuple[float, float, float]
+PositionM = tuple[float, float, float]
 SCENE_COLUMN = "scene"  # of a dataset: the JSON of each frame's `SceneTruth`
 _MM = 1000.0
 
@@ -28,7 +29,7 @@ class ObjectTruth:
 
     id: str
     name: str
-    position_m: Point
+    position_m: PositionM
     within: str | None = None
 
 
@@ -54,9 +55,9 @@ class SceneTruth:
     """
 
     language: str
-    right: Point
-    near: Point
-    tool_m: Point
+    right: PositionM
+    near: PositionM
+    tool_m: PositionM
     held: str | None
     objects: tuple[ObjectTruth, ...]
     covered: bool = False
@@ -160,8 +161,8 @@ class SceneLanguage(Protocol):
         """A request for a caption, and a short true caption; None if there is nothing to say."""
         ...
 
-    def motion(self, right_m: float, near_m: float, up_m: float, turn_rad: float, gripper: str) -> str:
-        """Words for a motion along the viewer's axes; `gripper` is ``"open"``, ``"close"`` or empty."""
+    def motion(self, moved_m: Sequence[float], turned_rad: float, gripper: str) -> str:
+        """Words for a motion to the right, toward the viewer and up; `gripper` is ``"open"``, ``"close"`` or empty."""
         ...
 
 
@@ -183,7 +184,7 @@ def normalized(answer: str) -> str:
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words)
 
 
-def _rounded(point: Any) -> Point:
+def _rounded(point: Any) -> PositionM:
     return _from_mm(_to_mm(point))
 
 
@@ -191,6 +192,6 @@ def _to_mm(point: Any) -> list[int]:
     return [round(float(value) * _MM) for value in point]
 
 
-def _from_mm(values: Any) -> Point:
+def _from_mm(values: Any) -> PositionM:
     x, y, z = (int(value) / _MM for value in values)
     return (x, y, z)

@@ -197,8 +197,9 @@ class DemonstrationWorker:
         config = self._setup.config
         scene, visit = divmod(index, len(self._envs))
         request = request_for(config, self._setup.tasks, scene)
-        settings = {"max_frames": config.max_frames, "truth": config.truth}
-        demonstration = demonstrate(self._envs[visit], request, config.noise, config.seed, index, **settings)
+        demonstration = demonstrate(
+            self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames, truth=config.truth
+        )
         if visit and demonstration.record is not None:
             extras = {**demonstration.record.extras, "visit": visit}
             demonstration = replace(demonstration, record=replace(demonstration.record, extras=extras))

@@ -107,5 +107,5 @@ def without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     captions = [() if gone else said for gone, said in zip(absent.tolist(), batch.captions, strict=True)]
     tasks = [None if gone else task for gone, task in zip(absent.tolist(), batch.text_tasks, strict=True)]
     goal_mask = batch.goal_mask & ~absent
-    changed = {"grounding_queries": queries, "captions": captions, "text_tasks": tasks, "goal_mask": goal_mask}
-    return dataclasses.replace(batch, **changed)
+    batch = dataclasses.replace(batch, grounding_queries=queries, captions=captions, goal_mask=goal_mask)
+    return dataclasses.replace(batch, text_tasks=tasks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from verbot.contracts import Question, SceneTruth
@@ -32,20 +34,21 @@ class TabletopLanguage:
     def caption(self, truth: SceneTruth, rng: np.random.Generator, wording: str = "seen") -> Question | None:
         return caption(truth, rng, wording)
 
-    def motion(self, right_m: float, near_m: float, up_m: float, turn_rad: float, gripper: str) -> str:
+    def motion(self, moved_m: Sequence[float], turned_rad: float, gripper: str) -> str:
         """As "move left and down, close the gripper", the largest part first; "hold still" for none.
 
         Example:
-            >>> TabletopLanguage().motion(-0.08, 0.0, -0.05, 0.0, "close")
+            >>> TabletopLanguage().motion((-0.08, 0.0, -0.05), 0.0, "close")
             'move left and down, close the gripper'
         """
+        right_m, near_m, up_m = moved_m
         parts = [(right_m, "right", "left"), (near_m, "forward", "backward"), (up_m, "up", "down")]
         least = max(MOVED_M, MINOR * max(abs(amount) for amount, *_ in parts))
         large = sorted((part for part in parts if abs(part[0]) >= least), key=lambda part: -abs(part[0]))
         ways = [more if amount > 0 else less for amount, more, less in large]
         said = ["move " + " and ".join(ways if len(ways) < 3 else [", ".join(ways[:2]), ways[2]])] if ways else []
-        if abs(turn_rad) >= TURNED_RAD:
-            said.append(f"turn {'counterclockwise' if turn_rad > 0 else 'clockwise'}")
+        if abs(turned_rad) >= TURNED_RAD:
+            said.append(f"turn {'counterclockwise' if turned_rad > 0 else 'clockwise'}")
         if gripper:
             said.append(f"{gripper} the gripper")
         return ", ".join(said) or "hold still"

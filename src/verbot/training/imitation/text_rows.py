@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from verbot.contracts import Reasoning, SceneLanguage, SceneTruth, TextTask
-from verbot.contracts.reasoning import GRID, Place, grid_place
+from verbot.contracts.reasoning import GRID, GridPlace, grid_place
 from verbot.data.samples.labels.scene import MOST_OBJECTS, SCENE_LABELS
 from verbot.data.samples.motions import check_has_motion, motion_of
 from verbot.data.samples.window_batch import WindowBatch, without
@@ -55,7 +55,7 @@ class TextRows:
             found += [text for each in asked if each is not None for text in (each.text, each.answer)]
             if config.reasoning and truth.plan:
                 amounts = rng.uniform(-0.1, 0.1, 3).tolist()
-                motion = language.motion(*amounts, 0.0, str(rng.choice(("", "open", "close"))))
+                motion = language.motion(amounts, 0.0, str(rng.choice(("", "open", "close"))))
                 places = [(each.name, *rng.integers(GRID, size=2).tolist()) for each in truth.objects if each.name]
                 found.append(_written(truth, motion, places[0][1:], places).text(config.parts))
         return list(dict.fromkeys(found))
@@ -104,7 +104,7 @@ class TextRows:
         if "move" in self._config.parts:
             found = motion_of(batch.actions[row], batch.actions_mask[row], batch.state[row, -1], self._spec)
             ways = np.array((truth.right, truth.near, (0.0, 0.0, 1.0))) @ found.moved_m
-            motion = language.motion(*ways.tolist(), found.turned_rad, found.gripper)
+            motion = language.motion(ways.tolist(), found.turned_rad, found.gripper)
         places = _places(batch, row)
         named = [
             (each.name, *place)
@@ -120,7 +120,7 @@ def _language(name: str) -> SceneLanguage:
     return language
 
 
-def _written(truth: SceneTruth, motion: str, gripper: Place | None, named: Sequence[tuple[str, int, int]]) -> Reasoning:
+def _written(truth: SceneTruth, motion: str, gripper: GridPlace | None, named: Sequence[tuple[str, int, int]]) -> Reasoning:
     return Reasoning(truth.task, truth.plan, truth.plan[truth.subtask], motion, gripper, tuple(named))
 
 
@@ -128,7 +128,7 @@ def _is_named(name: str, truth: SceneTruth) -> bool:
     return any(name in text for text in (truth.task, *truth.plan))
 
 
-def _places(batch: WindowBatch, row: int) -> list[Place | None]:
+def _places(batch: WindowBatch, row: int) -> list[GridPlace | None]:
     """Where the end effector and the objects are in the first camera; None where that is unknown, or out of its image."""
     points = batch.targets["scene_points"]
     if not batch.images_mask.shape[2] or not batch.images_mask[row, -1, 0]:
