@@ -67,12 +67,12 @@ def load_facts(path: str | Path) -> tuple[TextTask, ...]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        texts = [record.get(key) for key in ("prompt", "answer")] if isinstance(record, dict) else []
-        if len(texts) != 2 or not all(isinstance(text, str) and text.strip() for text in texts) or len(record) != 2:
+        prompt, answer = (record.get(key) if isinstance(record, dict) else None for key in ("prompt", "answer"))
+        if not (isinstance(prompt, str) and isinstance(answer, str) and prompt.strip() and answer.strip() and len(record) == 2):
             raise ConfigError(
                 f'{path}, line {number}: expected {{"prompt": "…", "answer": "…"}} with two texts; got {line[:60]!r}'
             )
-        found.append(TextTask(texts[0], texts[1], "fact"))
+        found.append(TextTask(prompt, answer, "fact"))
     if not found:
         raise ConfigError(f"{path}: holds no facts; expected one JSON object with prompt and answer a line")
     return tuple(found)
