@@ -52,13 +52,13 @@ def test_those_of_collect(capsys, monkeypatch):
     line = (
         "collect demos --suite navigation --episodes 3 --seed 4 --noise 0.2 --tasks go around --axes camera 1 --randomize all 2"
         " --image-size 32 --cameras top --depth --revisit again --captions 5 --max-frames 6 --workers 7 --cluster ray"
-        " --images image"
+        " --images image --truth"
     )
     given, named = reached(capsys, monkeypatch, "verbot.rollout.collect.run", line)
     options = {"image_size": 32, "cameras": ("top",), "depth": True, "captions": 5}
     config = CollectConfig(
         "navigation", 3, 4, 0.2, 7, ("go", "around"), options, {"camera": 1}, {"all": 2}, revisit_env="again", max_frames=6,
-        images="image",
+        images="image", truth=True,
     )  # fmt: skip
     assert (given, named) == ((config, Path("demos")), {"cluster": "ray"})
 

@@ -54,6 +54,10 @@ class PolicyError(VerbotError):
     """A policy directory is incomplete, or an input does not fit a policy."""
 
 
+class ReasoningError(VerbotError, ValueError):
+    """Text that a policy reasons in before it acts cannot be read or written."""
+
+
 class SimulationError(VerbotError):
     """The simulator reported a fault; the episode counts as an error, never as a failure."""
 

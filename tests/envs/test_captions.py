@@ -20,7 +20,7 @@ from verbot.envs.tabletop.tasks import tasks
 SUITE = find("tabletop-starter")
 TASKS = {name: tasks.get(name)() for name in SUITE.tasks}
 NOUNS = {noun: shape for shape, others in SYNONYMS.items() for noun in (shape, *others)}
-WAYS = {way: name for name, (ways, _, _) in captions._RELATIONS.items() for way in ways}
+WAYS = {way: name for name, (ways, _, _) in captions.RELATIONS.items() for way in ways}
 
 
 def scene(index: int, count: int = 12, split: str = "train") -> episodes.TabletopEpisode:

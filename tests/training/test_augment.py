@@ -49,6 +49,7 @@ def window(b: int = 8) -> WindowBatch:
         captions=[()] * b,
         depth=np.zeros((b, 1, 0, 0, 0), np.float32),
         depth_mask=np.zeros((b, 1, 0), bool),
+        text_tasks=[None] * b,
     )
 
 

@@ -7,7 +7,16 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from verbot.cli.options import MACHINES, PAGE, RECORDED, MachineOptions, PageOptions, RecordOptions
+from verbot.cli.options import (
+    DEMONSTRATED,
+    MACHINES,
+    PAGE,
+    RECORDED,
+    DemonstratedOptions,
+    MachineOptions,
+    PageOptions,
+    RecordOptions,
+)
 from verbot.cli.terminal import given, refuse
 
 
@@ -18,7 +27,7 @@ def collect_command(
     noise: float = 0.15,
     randomize: dict[str, int] | None = None,
     revisit: str | None = None,
-    max_frames: int | None = None,
+    demonstrated: DemonstratedOptions = DEMONSTRATED,
     machines: MachineOptions = MACHINES,
 ) -> int:
     """Record demonstrations of the scripted expert. An interrupted collection continues.
@@ -32,7 +41,6 @@ def collect_command(
         randomize: randomization axes, each followed by its maximal strength: every episode draws its own, from 0 to that; "all"
             is every axis that a recording can hold.
         revisit: env in which the expert visits each scene a second time, directly after the first, e.g. tabletop-revisit.
-        max_frames: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
     """
     from verbot.parallel.workers import cores
     from verbot.rollout.collect import CollectConfig, run
@@ -40,7 +48,7 @@ def collect_command(
     config = CollectConfig(
         env=recorded.suite, episodes=episodes, seed=recorded.seed, noise=noise, workers=machines.workers or cores(),
         tasks=recorded.tasks or None, axes=recorded.axes or {}, options=recorded.of_env(), randomize=randomize or {},
-        revisit_env=revisit, max_frames=max_frames, images=recorded.images,
+        revisit_env=revisit, max_frames=demonstrated.max_frames, images=recorded.images, truth=demonstrated.truth,
     )  # fmt: skip
     result = run(config, out, cluster=machines.cluster)
     print(f"{result.episodes} episodes, {result.frames} frames in {result.seconds:.0f} s: {result.path}")

@@ -50,6 +50,19 @@ class RecordOptions:
 
 
 @dataclass(frozen=True)
+class DemonstratedOptions:
+    """What is recorded of a demonstration.
+
+    Args:
+        max_frames: record only this many frames of each episode, whether or not it succeeds: images, not demonstrations.
+        truth: also record where everything is in each frame, and the expert's plan, for questions and reasoning in co-training.
+    """
+
+    max_frames: int | None = None
+    truth: bool = False
+
+
+@dataclass(frozen=True)
 class PageOptions:
     """The address of the page.
 
@@ -268,7 +281,8 @@ class ImportOptions:
     max_episode_gb: float = 8.0
 
 
-RECORDED, PAGE, MACHINES = RecordOptions(), PageOptions(), MachineOptions()
+RECORDED, DEMONSTRATED = RecordOptions(), DemonstratedOptions()
+PAGE, MACHINES = PageOptions(), MachineOptions()
 SCENES, CONDITION, ACTING = SceneOptions(), ConditionOptions(), ActingOptions()
 DEMONSTRATIONS = DemonstrationOptions()
 BUDGET, LISTED, PLAYED, RECORDINGS = BudgetOptions(), EntryOptions(), ComparisonOptions(), ImportOptions()

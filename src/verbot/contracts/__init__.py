@@ -36,7 +36,9 @@ from verbot.contracts.policies import (
     continuation_of,
     corrector_of,
 )
+from verbot.contracts.reasoning import Reasoning
 from verbot.contracts.robots import AgingRobot, Calibrated, InstructedRobot, LeaderArm, Robot
+from verbot.contracts.scenes import ObjectTruth, Question, SceneLanguage, SceneTruth, Surveyed, TextTask
 
 __all__ = [
     "Agent",
@@ -65,16 +67,23 @@ __all__ = [
     "LeaderArm",
     "Leveled",
     "Narrator",
+    "ObjectTruth",
     "POINTS",
     "Pictured",
     "Policy",
+    "Question",
+    "Reasoning",
     "RememberingPolicy",
     "Robot",
+    "SceneLanguage",
+    "SceneTruth",
     "SavablePolicy",
     "Segmentation",
     "Segmented",
     "Shaped",
+    "Surveyed",
     "TaskEnv",
+    "TextTask",
     "Understanding",
     "WaitingAgent",
     "continuation_of",

@@ -55,7 +55,7 @@ class TaskEnv(Env, Protocol):
     object of ``grounding`` has moved, if ``first_contact`` does not decide that; ``state_text``, see `Described`.
 
     What only some envs can do is a protocol of its own, to be asked for by `isinstance`: `Demonstrator`, `Grammar`, `Pictured`,
-    `Segmented`, `Leveled`, `Compositional`, `Described`, `Disturbable`, `Shaped`.
+    `Segmented`, `Leveled`, `Compositional`, `Described`, `Disturbable`, `Shaped`, `verbot.contracts.Surveyed`.
     """
 
     @property

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from verbot.configuration import old_names, renamed, warn_renamed
-from verbot.contracts import Agent, Env, Expert, expert_of
+from verbot.contracts import Agent, Env, Expert, Surveyed, expert_of
+from verbot.contracts.scenes import SCENE_COLUMN
 from verbot.data import DatasetWriter, EpisodeRecord, open_dataset
 from verbot.envs import make_env
 from verbot.envs.seeding import generator
@@ -51,6 +52,8 @@ class CollectConfig:
         max_frames: record only this many frames from the start of each episode, whether or not it would succeed. Such a dataset
             trains perception, not actions. None records whole successful episodes.
         images: how color images are stored, as in `verbot.data.DatasetWriter`.
+        truth: record the truth of every frame's scene in the column ``scene``, from which co-training makes questions, captions
+            and reasoning; for a `verbot.contracts.Surveyed` env.
     """
 
     env: str = "tabletop-starter"
@@ -66,6 +69,7 @@ class CollectConfig:
     revisit_env: str | None = None
     max_frames: int | None = None
     images: str | None = None
+    truth: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -193,7 +197,9 @@ class DemonstrationWorker:
         config = self._setup.config
         scene, visit = divmod(index, len(self._envs))
         request = request_for(config, self._setup.tasks, scene)
-        demonstration = demonstrate(self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames)
+        demonstration = demonstrate(
+            self._envs[visit], request, config.noise, config.seed, index, max_frames=config.max_frames, truth=config.truth
+        )
         if visit and demonstration.record is not None:
             extras = {**demonstration.record.extras, "visit": visit}
             demonstration = replace(demonstration, record=replace(demonstration.record, extras=extras))
@@ -213,7 +219,7 @@ def demonstrations(setup: Any, indices: Sequence[int], count: int, cluster: str 
 
 def demonstrate(
     env: Env, request: Mapping[str, Any], noise: float, seed: int, index: int, lead_in: LeadIn | None = None,
-    max_frames: int | None = None,
+    max_frames: int | None = None, truth: bool = False,
 ) -> Demonstration:  # fmt: skip
     """Record episode `index` of the expert.
 
@@ -222,6 +228,7 @@ def demonstrate(
         noise: noise of the executed actions.
         lead_in: acts before the expert; its steps are not recorded.
         max_frames: record only this many frames.
+        truth: record the truth of every frame's scene. Raises `ConfigError` if the env does not report it.
     """
     try:
         episode = EpisodeRunner(env, request, seed)
@@ -232,7 +239,7 @@ def demonstrate(
             lead_in(episode, expert)
         if episode.over:
             return Demonstration(index, None, over=True)
-        return Demonstration(index, _record(episode, expert, max_frames))
+        return Demonstration(index, _record(episode, expert, max_frames, truth))
     except SimulationError as error:
         return Demonstration(index, None, str(error))
 
@@ -251,13 +258,18 @@ class LeadIn:
             pass
 
 
-def _record(episode: EpisodeRunner, expert: Expert, frames: int | None) -> EpisodeRecord | None:
+def _record(episode: EpisodeRunner, expert: Expert, frames: int | None, truth: bool) -> EpisodeRecord | None:
     """The rest of the episode, or its first `frames`, by the expert; None if the expert failed."""
-    transitions = list(itertools.islice(episode.run(expert), frames))
+    transitions, truths = [], [_truth(episode.env)] if truth else []
+    for transition in itertools.islice(episode.run(expert), frames):
+        transitions.append(transition)
+        truths += [_truth(episode.env)] if truth else []
     cut = not episode.over
     if not (episode.info["success"] or cut):
         return None
     record = episode_record(episode, transitions, success=not cut)
+    if truth:  # the last truth is of the state after the last action, which has no frame
+        record = replace(record, columns={**record.columns, SCENE_COLUMN: np.array(truths[:-1], object)})
     # `handed_back` marks that the last frame is not the goal.
     return replace(record, extras={**record.extras, "handed_back": True}) if cut else record
 
@@ -295,6 +307,15 @@ def episode_record(episode: EpisodeRunner, transitions: Sequence[Transition], *,
             **({"captions": info["captions"]} if info.get("captions") else {}),
         },
     )
+
+
+def _truth(env: Env) -> str:
+    if not isinstance(env, Surveyed):
+        raise ConfigError(
+            f"{type(env).__name__} does not report its scene: it lacks scene_truth() (see verbot.contracts.Surveyed); collect "
+            f"without --truth"
+        )
+    return env.scene_truth().to_json()
 
 
 def _first_frame(transitions: Sequence[Transition], holds: Callable[[Mapping[str, Any]], bool]) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from verbot.contracts import POINTS
+from verbot.contracts.scenes import SCENE_COLUMN
 from verbot.data.samples.keypoints import handled_points, projections
 from verbot.data.samples.matching import MatchedEpisode
 from verbot.data.samples.window_config import WindowConfig
@@ -49,6 +50,7 @@ class EpisodeArrays:
         task_number: the episode's task among `WindowConfig.tasks`, −1 for none of them.
         captions: pairs of a true and a false sentence about the first image.
         extras: all other recorded data of the episode, for labels.
+        scenes: the JSON of each frame's `verbot.contracts.SceneTruth`, (t,); empty where it was not recorded, or no label asks.
     """
 
     spec: RobotSpec
@@ -66,6 +68,7 @@ class EpisodeArrays:
     task_number: int
     captions: tuple[Caption, ...]
     extras: Mapping[str, Any]
+    scenes: Sequence[str]
 
     @property
     def instructions(self) -> tuple[str, ...]:
@@ -93,6 +96,7 @@ class EpisodeArrays:
             task_number=task_number(task_of(episode), config.tasks),
             captions=tuple((c["true"], c["false"]) for c in captions),
             extras=extras,
+            scenes=scenes_of(episode) if any(name.startswith(SCENE_COLUMN) for name in config.labels) else (),
         )
 
 
@@ -103,6 +107,12 @@ def _segments(episode: AnyEpisode, known: dict[str, str]) -> tuple[InstructionSe
         dataclasses.replace(segment, wordings=tuple(known.setdefault(words, words) for words in segment.wordings))
         for segment in episode.segments
     )
+
+
+def scenes_of(episode: AnyEpisode) -> Sequence[str]:
+    """The recorded truth of every frame; empty if there is none."""
+    columns = episode.columns
+    return tuple(map(str, columns[SCENE_COLUMN])) if SCENE_COLUMN in columns else ()
 
 
 def task_of(episode: AnyEpisode) -> str | None:

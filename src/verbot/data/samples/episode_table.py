@@ -155,7 +155,7 @@ class EpisodeTables:
     def _read(self, number: int, known: dict[str, str]) -> LabeledEpisode:
         arrays = EpisodeArrays.of(self._dataset[number], self._config, self._cameras, known)
         targets = {name: _checked(name, label(arrays), arrays) for name, label in self._functions.items()}
-        return LabeledEpisode(number, dataclasses.replace(arrays, extras={}), targets)
+        return LabeledEpisode(number, dataclasses.replace(arrays, extras={}, scenes=()), targets)
 
 
 def _checked(name: str, label: MaskedArray, episode: EpisodeArrays) -> MaskedArray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from verbot.contracts import TextTask
 from verbot.data.samples.episode_arrays import Caption
 from verbot.data.samples.labels import MaskedArray
 from verbot.data.storage.frame_cache import FeatureArray
@@ -40,6 +41,7 @@ class WindowBatch:
         features: float16 (b, t, v, p, d), features of the images from a frozen encoder; p and d are 0 without them.
         depth: float32 (b, t, d, h, w), meters, of the depth cameras; of size 0 without any. 0 where unknown.
         depth_mask: bool (b, t, d); False for padding and for a depth camera that the dataset lacks.
+        text_tasks: what a language model reads and writes in each row; None in rows of actions alone.
     """
 
     images: UInt8Array
@@ -61,6 +63,7 @@ class WindowBatch:
     captions: list[tuple[Caption, ...]]
     depth: FloatArray
     depth_mask: BoolArray
+    text_tasks: list[TextTask | None]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -102,5 +105,7 @@ def without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
         mask[absent] = False
     queries = [() if gone else asked for gone, asked in zip(absent.tolist(), batch.grounding_queries, strict=True)]
     captions = [() if gone else said for gone, said in zip(absent.tolist(), batch.captions, strict=True)]
+    tasks = [None if gone else task for gone, task in zip(absent.tolist(), batch.text_tasks, strict=True)]
     goal_mask = batch.goal_mask & ~absent
-    return dataclasses.replace(batch, grounding_queries=queries, captions=captions, goal_mask=goal_mask)
+    batch = dataclasses.replace(batch, grounding_queries=queries, captions=captions, goal_mask=goal_mask)
+    return dataclasses.replace(batch, text_tasks=tasks)

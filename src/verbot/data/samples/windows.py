@@ -220,6 +220,7 @@ class Windows:
             captions=self._name(table, place, untouched, draws),
             depth=depth,
             depth_mask=depth_mask,
+            text_tasks=[None] * len(now),
         )
 
     def _frames(self, episodes: Int64Array, past: Int64Array, now: Int64Array, last: Int64Array) -> Frames:

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 
-from verbot.contracts import EpisodeRequest, Understanding
+from verbot.contracts import EpisodeRequest, SceneTruth, Understanding
 from verbot.envs.options import RENDERING, Rendering
 from verbot.envs.parsing import lacking_task
 from verbot.envs.rendering import Renderer
@@ -24,6 +24,7 @@ from verbot.envs.tabletop.expert.scripted_expert import TabletopExpert
 from verbot.envs.tabletop.language import instruction_parser
 from verbot.envs.tabletop.language.referring_expressions import Related
 from verbot.envs.tabletop.robot import DEPTH, RATE_HZ, intrinsics, robot_spec
+from verbot.envs.tabletop.scene_truth import scene_truth
 from verbot.envs.tabletop.simulation import randomization, robot_mount, segmentation
 from verbot.envs.tabletop.simulation.physics import Physics
 from verbot.envs.tabletop.simulation.segmentation import TabletopSegmentation
@@ -244,6 +245,11 @@ class TabletopEnv(gymnasium.Env):
         self._current()
         self._physics.place(name, *self._mount.place((x_m, y_m)))
 
+    def scene_truth(self) -> SceneTruth:
+        """See `verbot.contracts.Surveyed`."""
+        episode = self._current()
+        return scene_truth(self._physics, episode, self._mount, self._is_covered(episode))
+
     @property
     def physics(self) -> Physics:
         """The simulator's own state, for experts, tests and tools; a policy never sees it."""
@@ -328,8 +334,11 @@ class TabletopEnv(gymnasium.Env):
             "success": self._success,
             "final_error_m": episode.task.error_m(self._physics, episode.goal),
             "error": self._error,
-            "covered": episode.cover_step is not None and self._steps >= episode.cover_step,
+            "covered": self._is_covered(episode),
         }
+
+    def _is_covered(self, episode: episodes.TabletopEpisode) -> bool:
+        return episode.cover_step is not None and self._steps >= episode.cover_step
 
     def _calibrate(self) -> dict[str, dict[str, Any]]:
         model, data = self._physics.model, self._physics.data

@@ -15,7 +15,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from verbot.data import Loader, Mixture, WindowBatch, WindowConfig, Windows, open_dataset
-from verbot.data.samples.episode_arrays import task_of
+from verbot.data.samples.episode_arrays import scenes_of, task_of
 from verbot.data.samples.frame_source import FrameOptions, FrameSource, open_frames
 from verbot.data.samples.matching import MatchedEpisode
 from verbot.data.samples.windows import fits_of
@@ -30,11 +30,13 @@ from verbot.training.imitation.augment import augment, numbers
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.dagger import folder
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
-from verbot.training.imitation.mixing import Recording, Recordings
+from verbot.training.imitation.mixing import Recording, Recordings, scene_notes
 from verbot.training.imitation.records import AugmentConfig, DataConfig
+from verbot.training.imitation.text_rows import TextRows
 from verbot.transforms import FitImage
 
 MANY_CHUNKS = 20_000
+SCENES_PER_EPISODE = 4  # whose texts a vocabulary is fitted to
 CPU = torch.device("cpu")
 
 
@@ -77,6 +79,9 @@ class TrainingData:
             )
         instructions = (words for e in self._recordings for words in (*_sentences(e), *_other_words(e.extras, captioned)))
         self.instructions = sorted(set(instructions))
+        self.texts = TextRows(config.text, self.spec)
+        if config.text.needs_scenes:
+            self.notes = (*self.notes, *scene_notes(self._recordings))
         self.network = _with_tasks(network, self._recordings, config.data.datasets)
         splits = [_split(config.validation.share, config.seed, i, r.numbers) for i, r in enumerate(self._recordings.every)]
         self._train = [
@@ -163,12 +168,22 @@ class TrainingData:
         self._next = number + 1
         rng = numbers(self._seed, 2, number)
         frames = self.network.sequence
-        return augment(next(self._stream), self.augment, rng, self._rank, self._parallelism.processes, frames)
+        part = self._rank, self._parallelism.processes, frames
+        return self.texts.fill(augment(next(self._stream), self.augment, rng, *part), (self._seed, 7, number), *part)
+
+    def corpus(self, scenes: int = 2000) -> list[str]:
+        """All instructions, and the texts of at most so many recorded scenes, for a vocabulary that is fitted."""
+        recorded = (truths for e in self._recordings if (truths := scenes_of(e)))
+        found = [text for truths in recorded for text in truths[:: max(1, len(truths) // SCENES_PER_EPISODE)]]
+        texts = self.texts.corpus(found[:: -(-len(found) // scenes)] if found else (), self._seed)
+        return list(dict.fromkeys((*self.instructions, *texts)))
 
     def held_out(self) -> Iterator[WindowBatch]:
         """Validation batches, the same at every call."""
         assert self._held_out is not None
-        return (self._held_out.batch(number) for number in range(self.validation_batches))
+        part = self._rank, self._parallelism.processes, self.network.sequence
+        batches = ((number, self._held_out.batch(number)) for number in range(self.validation_batches))
+        return (self.texts.fill(batch, (self._seed, 8, number), *part) for number, batch in batches)
 
     def _windows(self, recording: Recording, episodes: Sequence[int], sampling: AugmentConfig) -> Windows:
         """Windows of `episodes`, with the frames of all episodes that are used in training or validation."""
@@ -176,7 +191,7 @@ class TrainingData:
         config = WindowConfig(
             history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, previous_action=network.previous_action is not None, cameras=self.spec.camera_names,
-            labels=network.labels, tasks=network.head_tasks or (), relabel=sampling.relabel,
+            labels=(*network.labels, *self.texts.labels), tasks=network.head_tasks or (), relabel=sampling.relabel,
             grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
         )  # fmt: skip
         frames: FrameSource

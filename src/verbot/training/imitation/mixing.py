@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from verbot.contracts.scenes import SCENE_COLUMN
 from verbot.data import Dataset, open_dataset
 from verbot.data.samples.matching import DatasetMatching, MatchedDataset, MatchedEpisode
 from verbot.data.storage.episode_statistics import episode_statistics
@@ -214,3 +215,14 @@ def _camera_notes(spec: RobotSpec, datasets: Sequence[Dataset]) -> list[str]:
     if not spec.state:
         notes.append("there is no state: the policy sees only the images and the instruction")
     return notes
+
+
+def scene_notes(recordings: Recordings) -> list[str]:
+    """Which datasets have no truth of their scenes. Raises `ConfigError` if none has."""
+    lacking = [str(each.dataset.root) for each in recordings.every if SCENE_COLUMN not in each.dataset.info["features"]]
+    if len(lacking) == len(recordings.every):
+        raise ConfigError(
+            f"text.question, caption and reasoning need the truth of scenes, and {', '.join(lacking)} has none: record it with "
+            f"`verbot collect --truth`"
+        )
+    return [f"{root}: has no truth of its scenes, so all of its samples are actions" for root in lacking]

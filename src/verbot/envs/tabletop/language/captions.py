@@ -38,13 +38,13 @@ _RELATION = (
 _NUMBER = ("there are {n} {s}", "{n} {s}", "{n} {s} on the table", "one can count {n} {s}", "the table holds {n} {s}")
 _PLURALS = {"cube": "cubes", "cylinder": "cylinders", "ball": "balls", "box": "boxes", "plate": "plates"}
 # Ways to say it, and which way along which axis of the base frame, as a person in front of the table sees it.
-_RELATIONS: dict[str, tuple[tuple[str, ...], int, float]] = {
+RELATIONS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "left": (("left of", "to the left of", "on the left side of"), 1, -1.0),
     "right": (("right of", "to the right of", "on the right side of"), 1, 1.0),
     "front": (("in front of", "nearer than", "closer to the viewer than"), 0, 1.0),
     "behind": (("behind", "at the back of", "farther away than"), 0, -1.0),
 }
-_OPPOSITE = {"left": "right", "right": "left", "front": "behind", "behind": "front"}
+OPPOSITE = {"left": "right", "right": "left", "front": "behind", "behind": "front"}
 _NUMBERS = ("zero", "one", "two", "three", "four", "five")
 
 
@@ -75,6 +75,16 @@ def describe(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.
             true, false = (text.replace("a orange", "an orange") for text in pair)
             found.setdefault(true, {"true": true, "false": false, "kind": kind})
     return list(found.values())
+
+
+def true_caption(layout: Layout, rng: np.random.Generator, counts: bool = True) -> str | None:
+    """One caption of objects, a relation or, with `counts`, a number; None if nothing is found to say in 20 tries."""
+    for _ in range(20):
+        say = (_object, _relation, _objects, *((_number,) if counts else ()))[int(rng.integers(3 + counts))]
+        pair = say(layout, (), rng) if len(tuple(layout)) > 1 else None
+        if pair is not None:
+            return pair[0].replace("a orange", "an orange")
+    return None
 
 
 def absent(layout: Layout, obj: str, rng: np.random.Generator, beside: Sequence[str] = ()) -> str | None:
@@ -116,16 +126,16 @@ def _objects(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.
 
 def _relation(layout: Layout, goals: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> Pair | None:
     objects = [layout.object(name) for name in _unique(layout)]
-    pairs = [(a, b, name) for a in objects for b in objects for name in _RELATIONS if a is not b and holds(a, name, b)]
+    pairs = [(a, b, name) for a in objects for b in objects for name in RELATIONS if a is not b and holds(a, name, b)]
     if not pairs:
         return None
     a, b, name = _draw(pairs, rng)
     template = _draw(_RELATION, rng)
-    said = _draw(_RELATIONS[name][0], rng)
+    said = _draw(RELATIONS[name][0], rng)
     other = absent(layout, a.name, rng, (b.name,))
     if other is not None and rng.random() < 0.25:
         return _both(template, rng, a=(a.name, other), b=(b.name, b.name), r=(said, said))
-    opposite = _draw(_RELATIONS[_OPPOSITE[name]][0], rng)
+    opposite = _draw(RELATIONS[OPPOSITE[name]][0], rng)
     return _both(template, rng, a=(a.name, a.name), b=(b.name, b.name), r=(said, opposite))
 
 
@@ -172,7 +182,7 @@ def misnamed(layout: Layout, goal: Mapping[str, Any], rng: np.random.Generator) 
 
 def holds(a: SceneObject, relation: str, b: SceneObject) -> bool:
     """Whether `a` is ``"left"``, ``"right"``, ``"front"`` or ``"behind"`` of `b`: by 5 cm, and more that way than across."""
-    _, axis, sign = _RELATIONS[relation]
+    _, axis, sign = RELATIONS[relation]
     apart = np.array((a.x - b.x, a.y - b.y))
     return bool(sign * apart[axis] >= APART_M and abs(apart[axis]) > abs(apart[1 - axis]))
 
