@@ -16,6 +16,7 @@ builds it by name.
 | memory | ``factory(sizes, width, count, **options)`` with those of the fusion, has its own | ``initial(rows, device) -> state``, ``(fused, state, writes (b,)) -> (TokenGroup, state)`` |
 | head | ``factory(inputs: HeadInput, **options)`` | ``losses(fused, batch, generator) -> {name: scalar}``, ``"action"`` among them, ``predict(fused, generator) -> (b, k, a)`` |
 | objective | ``factory(parts: NetworkParts, **options)`` | a `verbot.models.features.TrainingObjective`: ``losses(features, batch, generator) -> {name: scalar}``, ``predict(features) -> {name: Predicted}`` |
+| language trunk | ``factory(**options)`` | a `verbot.models.trunks.base.LanguageTrunk`: ``embed(ids (b, n)) -> (b, n, d)``, ``(x (b, n, d), allowed (b, n, m), positions (b, n), cache) -> TrunkOutput``, ``logits(hidden) -> (b, n, v)``; has ``width``, ``depth`` and ``tokenizer`` |
 | contrastive loss | ``factory(sizes, **options)`` if it ``attends``, else ``(sizes, tokens, **options)`` with the tokens per image | ``losses(sentences (q, e), seen, captions) -> (scalar, values to log)``, ``alignment(sentences, seen) -> (q,)``; ``seen`` are the keypoint tokens of each sentence if it ``attends``, else all tokens of each image |
 
 Options that belong together may be one argument, a frozen dataclass with a default: each of its fields is then an option of the part,
@@ -102,6 +103,7 @@ contrastive_losses: Registry[Any] = Registry(
     needs=("torch",),
     old_group="verbot.contrasts",
 )
+trunks: Registry[Any] = Registry("language trunk", package="verbot.models.trunks", group="verbot.trunks", needs=("torch",))
 heads: Registry[Any] = Registry("head", package="verbot.models.heads", group="verbot.heads", needs=("torch",))
 
 language_encoders.alias("words", "word_embedding")
