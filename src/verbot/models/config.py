@@ -168,8 +168,8 @@ class NetworkConfig:
     @property
     def essential_parts(self) -> dict[str, Part]:
         """The parts that every network of this backbone has, by field."""
-        makes_features = ("vision", "language", "state", "fusion") if self.is_modular else ("backbone",)
-        return {name: getattr(self, name) for name in (*makes_features, "head")}
+        own = () if self.is_modular else ("backbone",)
+        return {name: getattr(self, name) for name in (*own, *backbones.get(self.backbone.name).builds, "head")}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ class NetworkConfig:
 
     def _side_multiple(self) -> int:
         """What the sides of images must be multiples of; 1 if any size will do."""
-        if not self.is_modular:
+        if "vision" not in backbones.get(self.backbone.name).builds:
             return 1
         parts = [(vision_encoders, self.vision), *([(goal_encoders, self.goal)] if self.goal else [])]
         kinds = [(registry.get(part.name), part.options) for registry, part in parts]

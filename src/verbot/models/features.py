@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.configuration import former_names
 from verbot.errors import ConfigError
 from verbot.models.protocols import EncodesPairs
-from verbot.models.tokens import Batch, MemoryState, Sizes, TextBatch, TokenGroup
+from verbot.models.tokens import Batch, MemoryState, Sizes, Suffix, TextBatch, TokenGroup
 
 if TYPE_CHECKING:
     from verbot.models.config import NetworkConfig
@@ -47,6 +48,29 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """What a language trunk made of a `Suffix` in one pass.
+
+    Args:
+        suffix: what it was trained to say.
+        hidden: (b, l, d); that at i was computed from the prefix and the ids before i.
+        output: (n, d) → logits (n, v).
+    """
+
+    suffix: Suffix
+    hidden: Tensor
+    output: Callable[[Tensor], Tensor]
+
+    def losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (nats) of the `chosen` (b, l) ids, and the share that is the most likely; zero if there are none."""
+        chosen = chosen & self.suffix.mask
+        ids, logits = self.suffix.ids[chosen], self.output(self.hidden[chosen])
+        if not len(ids):
+            return self.hidden.sum() * 0.0, self.hidden.new_zeros(())
+        return F.cross_entropy(logits.float(), ids), (logits.detach().argmax(-1) == ids).float().mean()
+
+
+@dataclass(frozen=True)
 class Features:
     """The features of a batch. A backbone gives at least `batch` and `fused`.
 
@@ -59,6 +83,8 @@ class Features:
         before_memory: `fused` before the memory.
         answers: by objective, to its `queries`.
         refine_cache: by objective, intermediate results that its `refine` keeps for its own losses.
+        spoken: of a training batch with a suffix, by a backbone with a language trunk.
+        prefix: of that backbone, what it goes on from.
     """
 
     batch: Batch
@@ -69,6 +95,8 @@ class Features:
     before_memory: TokenGroup | None = None
     answers: Mapping[str, Answers] = field(default_factory=dict)
     refine_cache: Mapping[str, Any] = field(default_factory=dict)
+    spoken: Spoken | None = None
+    prefix: Any = None
 
     @property
     def keypoints(self) -> TokenGroup | None:
@@ -117,6 +145,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         width, count: w and n of the fused tokens; set by `__init__`.
         counts: the tokens of one frame in `Features.vision`, by kind. ``"keypoints"`` among them says that there are heatmaps.
+        builds: the fields of a configuration whose parts it builds.
         uses: which of the optional parts ``goal``, ``previous_action``, ``memory`` and ``depth`` of a configuration it supports;
             a configuration with another one is refused.
     """
@@ -124,6 +153,7 @@ class Backbone(nn.Module, ABC):
     width: int
     count: int
     counts: Mapping[str, int] = {}
+    builds: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[frozenset[str]] = frozenset()
 
     @staticmethod
@@ -149,7 +179,12 @@ class Backbone(nn.Module, ABC):
         """The features of a batch without memory, and the answers to the `queries` of the objectives."""
 
     def training_features(
-        self, batch: Batch, queries: Mapping[str, Queries], generator: torch.Generator | None = None, fuse: bool = True
+        self,
+        batch: Batch,
+        queries: Mapping[str, Queries],
+        generator: torch.Generator | None = None,
+        fuse: bool = True,
+        suffix: Suffix | None = None,
     ) -> Features:
         """The features of a training batch.
 
@@ -158,6 +193,7 @@ class Backbone(nn.Module, ABC):
         Args:
             generator: random numbers for dropout of words and previous actions.
             fuse: False if nothing is trained on the fused tokens; they may then be empty.
+            suffix: what a backbone with a language trunk is trained to say; the others get none.
         """
         features: Features = self(batch, queries)
         return features

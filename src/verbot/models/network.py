@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,11 +12,11 @@ from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, Features, NetworkOutput, NetworkParts, Queries, TrainingObjective
 from verbot.models.flat_names import FlatNames
-from verbot.models.protocols import InitializesLast
+from verbot.models.protocols import InitializesLast, SpeakingBackbone, SpeakingHead
 from verbot.models.registries import Objective, Part, backbones, heads, objectives
 from verbot.models.stochastic import ContinuingHead, StochasticHead, sampled
-from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
-from verbot.models.validation import check_backbone, check_classifier, check_layers, is_fusion_trained
+from verbot.models.tokens import Batch, HeadInput, PlannedActions, Suffix
+from verbot.models.validation import check_backbone, check_classifier, check_layers, check_speaks, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
@@ -39,9 +40,11 @@ class VLANetwork(FlatNames):
         kind = backbones.get(config.backbone.name)
         check_backbone(config, kind)
         self.backbone = backbones.build(config.backbone.name, config, self.sizes, **config.backbone.options)
-        inputs = HeadInput(self.sizes, self.backbone.width, self.backbone.count)
+        tokenizer = self.backbone.tokenizer if isinstance(self.backbone, SpeakingBackbone) else None
+        inputs = HeadInput(self.sizes, self.backbone.width, self.backbone.count, tokenizer)
         self.head = heads.build(config.head.name, inputs, **config.head.options)
         check_layers(config, self.backbone, self.head)
+        check_speaks(config, self.backbone, self.head)
         check_classifier(config, self.head)
         parts = NetworkParts(self.sizes, self.backbone, self.head)
         modules = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
@@ -70,7 +73,10 @@ class VLANetwork(FlatNames):
         targets of an objective does not contribute to its loss.
         """
         queries = {name: each.queries(batch) for name, each in self.objectives.items()}
-        features = self.backbone.training_features(batch, _without_none(queries), generator, fuse=self.is_fusion_trained)
+        suffix = self._suffix(batch)
+        features = self.backbone.training_features(
+            batch, _without_none(queries), generator, fuse=self.is_fusion_trained, suffix=suffix
+        )
         if self.is_fusion_trained:
             features = self._refined(features)
         losses: dict[str, Tensor] = {}
@@ -95,9 +101,16 @@ class VLANetwork(FlatNames):
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
-        actions = self._actions(features.fused, batch.planned, generator, seeds)
+        actions = self._actions(features, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
         return NetworkOutput(actions, extras, memory, features.fused)
+
+    def _suffix(self, batch: Batch) -> Suffix | None:
+        """What the backbone is trained to say."""
+        said = [batch.text_targets] if batch.text_targets is not None else []
+        if isinstance(self.head, SpeakingHead) and batch.actions is not None:
+            said.append(self.head.suffix(batch))
+        return Suffix.joined(said) if said else None
 
     def _refined(self, features: Features) -> Features:
         for objective in self.objectives.values():
@@ -113,12 +126,14 @@ class VLANetwork(FlatNames):
 
     def _actions(
         self,
-        fused: TokenGroup,
+        features: Features,
         planned: PlannedActions | None,
         generator: torch.Generator | None,
         seeds: Sequence[int | None] | None,
     ) -> Tensor:
-        head = self.head
+        head, fused = self.head, features.fused
+        if isinstance(head, SpeakingHead):
+            return self._said(head, features, seeds)
         if seeds is not None:
             if not isinstance(head, StochasticHead):
                 raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
@@ -127,6 +142,17 @@ class VLANetwork(FlatNames):
             return head.continued(fused, planned, generator)
         found: Tensor = head.predict(fused, generator)
         return found
+
+
+    def _said(self, head: SpeakingHead, features: Features, seeds: Sequence[int | None] | None) -> Tensor:
+        """The actions (b, k, a) that the backbone says, drawn in rows with a seed. No actions are NaN."""
+        assert isinstance(self.backbone, SpeakingBackbone)
+        generators = None if seeds is None else [None if s is None else torch.Generator().manual_seed(s) for s in seeds]
+        ids = self.backbone.say(
+            features, lambda logits, said: head.choose(logits, said, generators), head.is_over, head.longest
+        )
+        actions, are_valid = head.read(ids)
+        return actions.masked_fill(~are_valid[:, None, None], math.nan)
 
 
 def _without_none(queries: Mapping[str, Queries | None]) -> dict[str, Queries]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from verbot.spec import Component
+
+if TYPE_CHECKING:
+    from verbot.models.trunks.base import TextTokenizer
 
 TEXT_TILE = 64
 MemoryState = dict[str, Tensor]  # the state of a memory; every tensor has one row (b, …) per episode
@@ -97,11 +100,13 @@ class HeadInput:
         sizes: sizes of robot and network.
         width: e of the fused tokens that it reads.
         count: n of them; 0 is any number.
+        tokenizer: of the backbone's language trunk; None for a backbone without one.
     """
 
     sizes: Sizes
     width: int
     count: int
+    tokenizer: TextTokenizer | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,28 @@ class PlannedActions:
 
 
 @dataclass(frozen=True)
+class Suffix:
+    """What a language trunk is trained to say after its prefix: ids (b, l) int64, mask (b, l) bool. Masked ids end a row, or
+    stand anywhere; they are left out.
+
+    Args:
+        is_action: (b, l) bool, the ids of action tokens; the others are text.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    is_action: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[Suffix]) -> Suffix:
+        """One after another, with the masked ids of each row at its end."""
+        columns = [torch.cat(x, 1) for x in zip(*((p.ids, p.mask, p.is_action) for p in parts), strict=True)]
+        order = (~columns[1]).to(torch.uint8).argsort(dim=1, stable=True)
+        length = int(columns[1].sum(1).max()) if columns[1].numel() else 0
+        return Suffix(*(x.gather(1, order)[:, :length] for x in columns))
+
+
+@dataclass(frozen=True)
 class GoalQueries:
     """Grounding queries: `q` other goals of the images in a batch.
 
@@ -220,6 +247,7 @@ class Batch:
         depth: meters (b, t, d, h, w), 0 where unknown, with mask (b, t, d) False where a camera or a past frame is missing; None
             without depth.
         planned: in prediction, the actions that are left of earlier chunks; None without any.
+        text_targets: in training, what a language trunk says before its actions, or as an answer; None for nothing.
     """
 
     images: Tensor
@@ -240,10 +268,11 @@ class Batch:
     features: Tensor | None = None
     depth: Masked | None = None
     planned: PlannedActions | None = None
+    text_targets: Suffix | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
-            if isinstance(value, TextBatch | GoalQueries | Captions | Masked | PlannedActions):
+            if isinstance(value, TextBatch | GoalQueries | Captions | Masked | PlannedActions | Suffix):
                 return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
             if isinstance(value, Mapping):
                 return {name: move(item) for name, item in value.items()}

@@ -9,7 +9,7 @@ from torch import nn
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, TrainingObjective
-from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskClassifier
+from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, SpeakingBackbone, SpeakingHead, TaskClassifier
 
 
 def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
@@ -50,6 +50,15 @@ def check_layers(config: NetworkConfig, backbone: nn.Module, head: nn.Module) ->
         raise ConfigError(
             f"the head {config.head.name!r} reads the layers of the fusion, and the memory {config.memory.name!r} comes after: "
             f"its output would not be used; use a head that reads the last layer"
+        )
+
+
+def check_speaks(config: NetworkConfig, backbone: nn.Module, head: nn.Module) -> None:
+    """Raise `ConfigError` for a head whose actions are words, and a backbone without a language trunk to say them."""
+    if isinstance(head, SpeakingHead) and not isinstance(backbone, SpeakingBackbone):
+        raise ConfigError(
+            f"the head {config.head.name!r} says actions as words of a language trunk, and the backbone {config.backbone.name!r} "
+            f"has none; use the backbone 'vlm'"
         )
 
 

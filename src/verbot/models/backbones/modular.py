@@ -39,7 +39,7 @@ from verbot.models.registries import (
     state_encoders,
     vision_encoders,
 )
-from verbot.models.tokens import Batch, Masked, MemoryState, Sizes, TextBatch, TokenGroup, join
+from verbot.models.tokens import Batch, Masked, MemoryState, Sizes, Suffix, TextBatch, TokenGroup, join
 from verbot.models.validation import check_frames
 
 
@@ -58,6 +58,7 @@ class Absent(nn.Module):
 class Modular(Backbone):
     """Encoders of images, depth, instruction, state, goal and previous action, a fusion of their tokens, and a memory."""
 
+    builds = ("vision", "language", "state", "fusion")
     uses = frozenset({"goal", "previous_action", "memory", "depth"})
 
     def __init__(self, config: NetworkConfig, sizes: Sizes):
@@ -66,7 +67,7 @@ class Modular(Backbone):
         self.vision: Any = (
             vision_encoders.build(config.vision.name, sizes, **config.vision.options) if sizes.views else Absent()
         )  # a robot may have no cameras, or no state
-        self.language = language_encoders.build(config.language.name, sizes, **config.language.options)
+        self.language = self._make_language()
         pool = AttentionPool(config.width)
         self.sentence = nn.Sequential(pool, nn.LayerNorm(config.width)) if config.sentence_norm else pool
         self.task_embeddings = TaskEmbeddings(config.task_embeddings, config.width) if config.task_embeddings else None
@@ -80,7 +81,7 @@ class Modular(Backbone):
         self.depth = depth_encoders.build(config.depth.name, sizes, **config.depth.options) if config.depth else None
         if self.depth is not None:
             counts |= {kind: n * config.history for kind, n in self.depth.counts.items()}
-        self.fusion = fusions.build(config.fusion.name, sizes, {**counts, "sentence": 1}, **config.fusion.options)
+        self.fusion = self._make_fusion({**counts, "sentence": 1})
         self.goal = goal_encoders.build(config.goal.name, sizes, **config.goal.options) if config.goal else None
         self.previous_action = (
             action_encoders.build(previous_action_part.name, sizes, **previous_action_part.options)
@@ -94,6 +95,13 @@ class Modular(Backbone):
         self.memory = last if config.memory else None
         self.width, self.count, self.counts = last.width, last.count, self.vision.counts
         self.gives_layers = self.fusion.gives_layers if isinstance(self.fusion, GivesLayers) else 0
+
+    def _make_language(self) -> Any:
+        return language_encoders.build(self.config.language.name, self.sizes, **self.config.language.options)
+
+    def _make_fusion(self, counts: Mapping[str, int]) -> Any:
+        """The fusion of tokens of these kinds, so many of each; with its width and count."""
+        return fusions.build(self.config.fusion.name, self.sizes, counts, **self.config.fusion.options)
 
     @staticmethod
     def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
@@ -136,20 +144,25 @@ class Modular(Backbone):
     def forward(self, batch: Batch, queries: Mapping[str, Queries]) -> Features:
         """The features of a batch up to the fusion, and the answers to the `queries` of the objectives."""
         features = self._encode(batch, queries)
-        previous_action_tokens = [] if self.previous_action is None else [self.encode_previous_action(batch)]
-        groups = [
-            features.words,
-            features.sentence,
+        fused: TokenGroup = self.fusion([features.words, features.sentence, *self.seen(batch, features)])
+        return dataclasses.replace(features, fused=fused, before_memory=fused)
+
+    def seen(self, batch: Batch, features: Features) -> list[TokenGroup]:
+        """The tokens of images, depth, state and previous action."""
+        return [
             *features.vision,
             *self.encode_depth(batch, features),
             *([self.encode_state(batch.state, batch.state_mask)] if self.sizes.state else []),
-            *previous_action_tokens,
+            *([] if self.previous_action is None else [self.encode_previous_action(batch)]),
         ]
-        fused: TokenGroup = self.fusion(groups)
-        return dataclasses.replace(features, fused=fused, before_memory=fused)
 
     def training_features(
-        self, batch: Batch, queries: Mapping[str, Queries], generator: torch.Generator | None = None, fuse: bool = True
+        self,
+        batch: Batch,
+        queries: Mapping[str, Queries],
+        generator: torch.Generator | None = None,
+        fuse: bool = True,
+        suffix: Suffix | None = None,
     ) -> Features:
         """The features of a training batch, after dropout of words and previous actions."""
         batch = self._dropped(batch, generator) if self.training else batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from verbot.models.features import Features, Losses, NetworkParts, TrainingObjective
+from verbot.models.protocols import SpeakingHead
 from verbot.models.registries import objectives
 from verbot.models.tokens import Batch
 
@@ -19,5 +20,11 @@ class Action(TrainingObjective):
 
     def losses(self, features: Features, batch: Batch, generator: torch.Generator | None = None) -> Losses:
         """``"action"``, and the values that the head logs."""
-        found: Losses = self._head[0].losses(features.fused, batch, generator)  # type: ignore[operator]
+        head = self._head[0]
+        if isinstance(head, SpeakingHead):
+            if features.spoken is None:
+                return {}
+            entropy, right = features.spoken.losses(features.spoken.suffix.is_action)
+            return {"action": entropy, "right_tokens": right}
+        found: Losses = head.losses(features.fused, batch, generator)  # type: ignore[operator]
         return found

@@ -1,0 +1,257 @@
+"""The backbone of a language model that sees: images and state as tokens of its sentence, and what it says after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verbot.errors import ConfigError
+from verbot.models.backbones.modular import Modular
+from verbot.models.config import NetworkConfig
+from verbot.models.features import Features, Queries, Spoken
+from verbot.models.protocols import FitsInstructions
+from verbot.models.registries import Part, backbones, trunks, vision_encoders
+from verbot.models.tokens import Batch, MemoryState, Sizes, Suffix, TextBatch, TokenGroup
+from verbot.models.trunks.base import KeyValueCache, LanguageTrunk, TextTokenizer
+
+PLACEHOLDER = "{instruction}"
+TEXT = "text"
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The prefix of a language trunk.
+
+    Args:
+        trunk: name and options of the language trunk (see `verbot.models.registries.trunks`).
+        template: the sentence, with ``{instruction}`` in it.
+        lower: instructions in lower case.
+        order: in which the groups stand: ``"text"`` is the sentence, and the others are kinds of tokens, such as ``"keypoints"``,
+            ``"patches"`` or ``"state"``. Kinds that are not named come before the sentence.
+        causal: a token of the prefix reads only those before it; otherwise all of the prefix. What is said is always causal.
+        readouts: learned tokens at the end of the prefix, which a head reads; with 0 it reads all tokens of the prefix.
+        longest: number of tokens of a sentence, at most.
+    """
+
+    trunk: Mapping[str, Any] = field(default_factory=lambda: {"name": "tiny"})
+    template: str = PLACEHOLDER
+    lower: bool = True
+    order: tuple[str, ...] = (TEXT,)
+    causal: bool = False
+    readouts: int = 0
+    longest: int = 96
+
+    def __post_init__(self) -> None:
+        if self.template.count(PLACEHOLDER) != 1:
+            raise ConfigError(f"the template {self.template!r} of a prompt needs {PLACEHOLDER} once")
+        if self.order.count(TEXT) != 1 or len(set(self.order)) != len(self.order):
+            raise ConfigError(f"the order of a prefix is {self.order}; expected {TEXT!r} once, and kinds of tokens")
+        if self.readouts < 0 or self.longest < 1:
+            raise ConfigError(f"a prompt has readouts {self.readouts} and longest {self.longest}; expected at least 0 and 1")
+
+    @property
+    def part(self) -> Part:
+        return Part(**self.trunk)
+
+    def sentence(self, instruction: str) -> str:
+        return self.template.replace(PLACEHOLDER, instruction.lower() if self.lower else instruction)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens before what is said.
+
+    Args:
+        x: (b, n, d). mask: (b, n) bool. blocks: (n,) int64, not falling: a token reads the tokens of its block and of those before.
+        cache: keys and values, after the trunk has read it.
+    """
+
+    x: Tensor
+    mask: Tensor
+    blocks: Tensor
+    cache: KeyValueCache | None = None
+
+    def followed(self, x: Tensor, mask: Tensor) -> Prefix:
+        """With causal tokens (b, l, d) behind it."""
+        start = int(self.blocks[-1]) + 1
+        blocks = torch.arange(start, start + x.shape[1], device=x.device)
+        return Prefix(torch.cat([self.x, x], 1), torch.cat([self.mask, mask], 1), torch.cat([self.blocks, blocks]))
+
+    @property
+    def allowed(self) -> Tensor:
+        """(b, n, n) bool, which tokens each token reads."""
+        return self.mask.unsqueeze(1) & (self.blocks <= self.blocks.unsqueeze(1))
+
+    @property
+    def positions(self) -> Tensor:
+        """(b, n) int64; masked tokens have none of their own, so that padding changes nothing."""
+        return (self.mask.cumsum(1) - 1).clamp(min=0)
+
+
+class TrunkText(nn.Module):
+    """The sentence of each instruction for the parts outside the trunk: (text) → words of width e, from its embedding."""
+
+    def __init__(self, trunk: LanguageTrunk, prompt: PromptConfig, width: int):
+        super().__init__()
+        self._trunk, self.prompt = (trunk,), prompt  # in a tuple, so that torch does not register it twice
+        self.project = nn.Linear(trunk.width, width)
+
+    def prepare(self, texts: Sequence[str]) -> TextBatch:
+        """Raises `ConfigError` for a sentence that is longer than the prompt allows."""
+        tokenizer, sentences = self._trunk[0].tokenizer, [self.prompt.sentence(text) for text in texts]
+        start = [] if tokenizer.start is None else [tokenizer.start]
+        rows = [[*start, *tokenizer.encode(sentence)] for sentence in sentences]
+        length = max(map(len, rows), default=1)
+        if length > self.prompt.longest:
+            sentence = sentences[max(range(len(rows)), key=lambda i: len(rows[i]))]
+            raise ConfigError(
+                f"a sentence has {length} tokens: {sentence!r:.80}; expected at most {self.prompt.longest} (backbone.longest)"
+            )
+        ids = torch.tensor([[*row, *[tokenizer.pad] * (length - len(row))] for row in rows], dtype=torch.int64)
+        mask = torch.arange(length) < torch.tensor([len(row) for row in rows], dtype=torch.int64)[:, None]
+        return TextBatch(ids.reshape(len(rows), length), mask.reshape(len(rows), length))
+
+    def most_tokens(self) -> int:
+        return self.prompt.longest
+
+    def forward(self, text: TextBatch) -> TokenGroup:
+        return TokenGroup(self.project(self._trunk[0].embed(text.values)), text.mask, "words")
+
+
+class PrefixBuilder(nn.Module):
+    """The sentence and groups of tokens of width e as one `Prefix`, in the order of the prompt."""
+
+    def __init__(self, trunk: LanguageTrunk, prompt: PromptConfig, kinds: Sequence[str], width: int):
+        super().__init__()
+        self._trunk, self.prompt = (trunk,), prompt
+        self.width, self.count = trunk.width, prompt.readouts
+        if unknown := set(prompt.order) - {TEXT, *kinds}:
+            raise ConfigError(
+                f"the order of the prefix names {', '.join(sorted(unknown))}; this network has {', '.join((TEXT, *kinds))}"
+            )
+        self.projectors = nn.ModuleDict({kind: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, trunk.width)) for kind in kinds})
+        self.readouts = nn.Parameter(torch.randn(prompt.readouts, trunk.width) * 0.02) if prompt.readouts else None
+
+    def forward(self, text: TextBatch, groups: Sequence[TokenGroup]) -> Prefix:
+        said = TokenGroup(self._trunk[0].embed(text.values), text.mask, TEXT)
+        order = self.prompt.order
+        shown = [TokenGroup(self.projectors[group.kind](group.tokens).to(said.tokens), group.mask, group.kind) for group in groups]
+        ordered = sorted([said, *shown], key=lambda group: order.index(group.kind) if group.kind in order else -1)
+        x, mask = torch.cat([g.tokens for g in ordered], 1), torch.cat([g.mask for g in ordered], 1)
+        blocks = torch.arange(x.shape[1], device=x.device) if self.prompt.causal else mask.new_zeros(x.shape[1], dtype=torch.int64)
+        if self.readouts is not None:
+            own = self.readouts.to(x).expand(len(x), -1, -1)
+            last = blocks[-1:] + 1
+            x, mask = torch.cat([x, own], 1), torch.cat([mask, mask.new_ones(own.shape[:2])], 1)
+            blocks = torch.cat([blocks, last.expand(own.shape[1])])
+        return Prefix(x, mask, blocks)
+
+
+@backbones.register("vlm")
+class VisionLanguageModel(Modular):
+    """A language trunk whose prefix holds the instruction and the tokens of the vision and the state encoder.
+
+    A head reads the trunk's hidden states, of learned readouts or of the whole prefix, layer by layer if it can; or it speaks
+    (`verbot.models.protocols.SpeakingHead`): its ids follow the prefix, after `Batch.text_targets`. Sources: RT-2 (Brohan et al.
+    2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
+    """
+
+    builds = ("vision", "state")
+    uses = frozenset({"previous_action", "depth"})
+    trunk: LanguageTrunk
+
+    def __init__(self, config: NetworkConfig, sizes: Sizes, prompt: PromptConfig = PromptConfig()):  # noqa: B008
+        self._prompt = prompt
+        super().__init__(config, sizes)
+        if config.word_dropout:
+            raise ConfigError(f"the backbone 'vlm' knows all words; word_dropout is {config.word_dropout:g}, expected 0")
+        self.gives_layers = self.trunk.depth if not prompt.readouts else 0
+
+    def _make_language(self) -> TrunkText:
+        part = self._prompt.part
+        self.trunk = trunks.build(part.name, **part.options)
+        return TrunkText(self.trunk, self._prompt, self.sizes.width)
+
+    def _make_fusion(self, counts: Mapping[str, int]) -> PrefixBuilder:
+        return PrefixBuilder(self.trunk, self._prompt, [kind for kind in counts if kind != "sentence"], self.sizes.width)
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        return self.trunk.tokenizer
+
+    @staticmethod
+    def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+        """Build the vocabulary of a trunk that needs one, and load the checkpoint of the vision encoder if it has one."""
+        options = dict(config.backbone.options)
+        prompt = PromptConfig(**{**options, **({"order": tuple(options["order"])} if "order" in options else {})})
+        kind, part = trunks.get(prompt.part.name), prompt.part
+        if isinstance(kind, FitsInstructions):
+            sentences = [prompt.sentence(text) for text in instructions]
+            options["trunk"] = {"name": part.name, "options": kind.fit(part.options, sentences)}
+        sees = vision_encoders.get(config.vision.name)
+        vision = config.vision
+        if isinstance(sees, FitsInstructions):
+            vision = Part(vision.name, sees.fit(vision.options, instructions))
+        return dataclasses.replace(config, backbone=Part(config.backbone.name, options), vision=vision)
+
+    @staticmethod
+    def grow(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
+        """Byte pairs write any word."""
+        return config
+
+    def forward(self, batch: Batch, queries: Mapping[str, Queries], suffix: Suffix | None = None) -> Features:
+        """The features of a batch, and what the trunk makes of a `suffix`."""
+        features = self._encode(batch, queries)
+        prefix: Prefix = self.fusion(batch.text.by_row(), self.seen(batch, features))
+        whole = prefix if suffix is None else prefix.followed(self.trunk.embed(self._shifted(suffix)), suffix.mask)
+        out = self.trunk(whole.x, whole.allowed, whole.positions)
+        length, read = prefix.x.shape[1], self._prompt.readouts
+        kept = slice(length - read if read else 0, length)
+        layers = None if read else tuple(layer[:, kept] for layer in out.layers)
+        fused = TokenGroup(out.hidden[:, kept], prefix.mask[:, kept], "fused", layers=layers)
+        spoken = None if suffix is None else Spoken(suffix, out.hidden[:, length:], self.trunk.logits)
+        state = dataclasses.replace(prefix, cache=out.cache) if suffix is None else None
+        return dataclasses.replace(features, fused=fused, before_memory=fused, spoken=spoken, prefix=state)
+
+    def training_features(
+        self,
+        batch: Batch,
+        queries: Mapping[str, Queries],
+        generator: torch.Generator | None = None,
+        fuse: bool = True,
+        suffix: Suffix | None = None,
+    ) -> Features:
+        """The features of a training batch, after dropout of previous actions."""
+        batch = self._dropped(batch, generator) if self.training else batch
+        return self(batch, queries, suffix) if fuse or suffix is not None else self._encode(batch, queries)
+
+    def prediction_features(self, batch: Batch, queries: Mapping[str, Queries]) -> tuple[Features, MemoryState | None]:
+        """The features, with what `say` goes on from."""
+        return self(batch, queries), None
+
+    def say(
+        self, features: Features, choose: Callable[[Tensor, Tensor], Tensor], is_over: Callable[[Tensor], Tensor], most: int
+    ) -> Tensor:
+        """At most `most` ids (b, i) after the prefix, each chosen from logits (b, v) and the ids before it."""
+        prefix: Prefix = features.prefix
+        mask, cache, position = prefix.mask, prefix.cache, prefix.mask.sum(1)
+        said = torch.empty(len(mask), 0, dtype=torch.int64, device=mask.device)
+        token = torch.full((len(mask),), self.tokenizer.end, device=mask.device)
+        for _ in range(most):
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            out = self.trunk(self.trunk.embed(token[:, None]), mask.unsqueeze(1), position[:, None], cache)
+            token = choose(self.trunk.logits(out.hidden[:, -1:])[:, 0], said)
+            said, cache, position = torch.cat([said, token[:, None]], 1), out.cache, position + 1
+            if bool(is_over(said).all()):
+                break
+        return said
+
+    def _shifted(self, suffix: Suffix) -> Tensor:
+        """The ids (b, l) from which those of the suffix are said: what ends the prefix, then each before the last."""
+        first = torch.full_like(suffix.ids[:, :1], self.tokenizer.end)
+        return torch.cat([first, suffix.ids[:, :-1]], 1)
