@@ -101,16 +101,16 @@ class AxisLimiter:
         above, below, above_rule, below_rule = self.high - p, p - self.low, self.high_rule, self.low_rule
         self.rule, self.is_pulled = "", False
         if self.is_rate:
-            wanted, goal, rounding = self.velocity_of(request), request * self.scale + p, abs(p) * ROUNDING
+            wanted, goal, rounding = request * self.gain, request * self.scale + p, abs(p) * ROUNDING
             loose = (abs(wanted) + abs(v)) * ROUNDING + 1e-12
             near = min(max(goal, min(self.low, p)), max(self.high, p))  # one that is outside goes no further out
             if self.is_measured:
                 above, below = self.high - max(p, measured), min(p, measured) - self.low
         else:
-            wanted, goal, rounding = self.velocity_of(request), request, 0.0
+            wanted, goal, rounding = (request - p) * rate, request, 0.0
             loose = ((abs(request) + abs(p)) * rate + abs(wanted) + abs(v)) * ROUNDING + 1e-12
             near = min(max(goal, self.low), self.high)
-        if abs(near - goal) > rounding:
+        if near != goal and abs(near - goal) > rounding:
             self.rule = above_rule if goal > near else below_rule
         if not self.is_rate and self.lead < NONE:
             least, most = measured - self.lead, measured + self.lead
@@ -121,23 +121,26 @@ class AxisLimiter:
                 above, above_rule = most - p, "lead"
             if p - least < below:
                 below, below_rule = p - least, "lead"
-        self.aim = (near - p) * rate if abs(near - goal) > rounding else wanted
-        fastest, slowest = self.fastest, self.slowest
-        upper, lower = self._stoppable(above), -self._stoppable(below)
-        self.hard_top, self.hard_bottom = min(fastest, upper, v + self.brake), max(slowest, lower, v - self.brake)
+        self.aim = (near - p) * rate if self.rule else wanted
+        fastest, slowest, brake, onset = self.fastest, self.slowest, self.brake, self.onset
+        upper = NONE if above >= self.needed else self._stoppable(above)
+        lower = -NONE if below >= self.needed else -self._stoppable(below)
+        self.hard_top = top = min(fastest, upper, v + brake)
+        self.hard_bottom = bottom = max(slowest, lower, v - brake)
         smooth = v + self.change
-        self.top, self.bottom = min(self.hard_top, smooth + self.onset), max(self.hard_bottom, smooth - self.onset)
+        self.top = top = top if top < smooth + onset else smooth + onset
+        self.bottom = bottom = bottom if bottom > smooth - onset else smooth - onset
         if self.is_rate and self.is_measured and not self.low <= measured <= self.high:
             self._pull(wanted, measured)
-        if self.bottom - loose <= wanted <= self.top + loose and not self.rule:
-            return True
         if self.rule:
             return False
+        if bottom - loose <= wanted <= top + loose:
+            return True
         if wanted > fastest + loose or wanted < slowest - loose:
             self.rule = self.speed_rule
         elif wanted > upper + loose or wanted < lower - loose:
             self.rule = above_rule if wanted > upper + loose else below_rule
-        elif abs(wanted - v) > self.brake + loose:
+        elif abs(wanted - v) > brake + loose:
             self.rule = "acceleration"
         else:
             self.rule = "jerk"
@@ -165,12 +168,10 @@ class AxisLimiter:
         return self.target != target
 
     def _stoppable(self, room: float) -> float:
-        """The highest velocity from which the target can stop within `room`.
+        """The highest velocity from which the target can stop within `room`, if not any can.
 
         With n steps of motion left, n = ⌈(√(1 + 8 d / (a T²)) − 1) / 2⌉, w = d / (n T) + a T (n − 1) / 2 covers the distance d.
         """
-        if room >= self.needed:
-            return NONE
         if room <= 0.0:
             return 0.0
         steps = max(math.ceil(0.5 * math.sqrt(8.0 * room * self.rate_hz / self.brake + 1.0) - 0.5), 1)
