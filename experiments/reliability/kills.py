@@ -341,7 +341,7 @@ def measure(name: str, command: Command, scratch: Path, kills: int, seed: int, p
     reached: list[tuple[int, float]] = []  # by every killed run: how many points, and what is kept of it
     hit = set[tuple[str, str]]()
     for done, (_, point) in enumerate(wanted):
-        print(f"kills: {name}: {done}/{len(wanted)}, next {point.call} number {point.number}", file=sys.stderr, flush=True)
+        print(f"kills: {name}: {done} of {len(wanted)}", file=sys.stderr, flush=True)
         fresh()
         status = traced(lambda: command.run(folder), log, "-e", f"inject={point.call}:signal=KILL:when={point.number}")
         if not os.WIFSIGNALED(status):
@@ -373,10 +373,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="a folder on the disk that is to be written; a temporary one by default")
     parser.add_argument("--out", type=Path, help="also write the record there")
     arguments = parser.parse_args()
-    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", arguments.part)
-    if match is None or int(match[1]) > int(match[2]):
-        sys.exit(f"kills: --part is {arguments.part!r}; expected one such as 2/4")
-    first, parts = int(match[1]), int(match[2])
+    first, parts = map(int, arguments.part.split("/"))
     if shutil.which("strace") is None:
         sys.exit("kills: there is no strace here; install it (apt-get install strace)")
     import torch
@@ -389,13 +386,8 @@ def main() -> None:
             commands[name] = measure(name, command, scratch, arguments.kills, arguments.seed, (first, parts))
             print(f"kills: {name}: {commands[name]}", file=sys.stderr, flush=True)
     count, lost = (sum(record[key] for record in commands.values()) for key in ("kills", "lost"))
-    whole = {
-        "test": "kill -9 at system calls that write",
-        "count": count,
-        "lost": lost,
-        "seed": arguments.seed,
-        "commands": commands,
-    }
+    test = "kill -9 at system calls that write"
+    whole = {"test": test, "count": count, "lost": lost, "seed": arguments.seed, "commands": commands}
     text = json.dumps(whole)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")

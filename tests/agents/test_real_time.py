@@ -135,6 +135,8 @@ def test_every_row_is_corrected_when_it_is_due_by_what_the_robot_sees_then() -> 
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
     assert policy.rows == [*((100, row) for row in range(4)), *((200, row) for row in range(3, 7)), (300, 3), (300, 4)]
     assert isinstance(policy, CorrectingPolicy) and corrector_of(DelayedPolicy(Numbered())) is None
+
+
 def test_an_anchored_chunk_catches_up_with_what_a_guard_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, policy = made("anchored", execute=4)
     act, receive, seen = agent.act, agent.receive, list[ActionChunk]()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,10 @@ SPEC = RobotSpec(
 FEW = {"frames": 3}
 SHORT = {"temporal": FEW, "chain": {"parts": [{"name": "external"}, {"name": "temporal", "options": FEW}]}}  # sequences of four
 NEEDED = {"multi_task": {"tasks": ["pick", "push", "put"]}}  # options without which a part cannot be built
+SPEAKING = {"action_tokens", "fast"}  # heads whose actions are words
+SPEAKS = Part(
+    "vlm", {"trunk": {"name": "tiny", "options": {"width": 16, "layers": 1, "heads": 2, "key_heads": 1, "reserved": 1100}}}
+)
 BASE = NetworkConfig(width=16, chunk=3, fusion=Part("mlp", {"hidden": 32}))
 
 
@@ -72,7 +77,11 @@ def variants() -> list[tuple[str, NetworkConfig]]:
     def changed(label: str, name: str) -> NetworkConfig:
         if label == "memory":
             return dataclasses.replace(BASE, memory=Part(name, SHORT.get(name, {})), sequence=4)
+        if name == "fast":
+            chunks = np.random.default_rng(0).normal(size=(40, BASE.chunk, SPEC.action_size)).astype(np.float32)
+            return dataclasses.replace(BASE, backbone=SPEAKS, head=Part(name, heads.get(name).fit({"vocab_size": 400}, chunks)))
         base = BASE.with_objectives(task_classification=0.1) if name == "multi_task" else BASE
+        base = dataclasses.replace(BASE, backbone=SPEAKS) if label == "head" and name in SPEAKING else base
         return dataclasses.replace(base, **{label: Part(name, NEEDED.get(name, {}))})
 
     found = [(f"{label}={name}", changed(label, name)) for label, registry in REGISTRIES.items() for name in registry.names()]

@@ -1,4 +1,4 @@
-"""Weights are read strictly: each unknown, missing, misshapen or doubled one is named. Published vision towers compute the same."""
+"""Weights are read strictly: each unknown, missing, misshapen or doubled one is named. Published towers compute the same."""
 
 import dataclasses
 

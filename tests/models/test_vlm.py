@@ -75,7 +75,9 @@ def test_only_words_of_actions_are_said_and_they_mean_the_nearest_bins() -> None
     actions, are_valid = made.head.read(suffix.ids)
     known = batch.actions_mask
     assert bool(are_valid.all())
-    plain = [i for i, c in enumerate(c for c in SPEC.action for _ in c.axes) if c.kind not in ("gripper", "quaternion", "discrete")]
+    plain = [
+        i for i, c in enumerate(c for c in SPEC.action for _ in c.axes) if c.kind not in ("gripper", "quaternion", "discrete")
+    ]
     wanted = batch.actions[known][:, plain].clamp(-2, 2)
     assert (actions[known][:, plain] - wanted).abs().max() <= 4 / 39 + 1e-6
     suffix.ids[0, 1] = made.backbone.tokenizer.encode("red")[0]
@@ -101,7 +103,9 @@ def test_masked_words_are_left_out_of_a_suffix() -> None:
         known = torch.tensor(mask, dtype=torch.bool)
         return Suffix(torch.tensor(ids), known, torch.full_like(known, is_action))
 
-    joined = Suffix.joined([part([[5, 6, 0], [7, 0, 0]], [[1, 1, 0], [1, 0, 0]], False), part([[1, 2], [3, 4]], [[1, 1], [1, 0]], True)])
+    joined = Suffix.joined(
+        [part([[5, 6, 0], [7, 0, 0]], [[1, 1, 0], [1, 0, 0]], False), part([[1, 2], [3, 4]], [[1, 1], [1, 0]], True)]
+    )
     assert joined.ids[0, :4].tolist() == [5, 6, 1, 2] and joined.ids[1, :2].tolist() == [7, 3]
     assert joined.mask.sum(1).tolist() == [4, 2] and joined.is_action[0].tolist() == [False, False, True, True]
 

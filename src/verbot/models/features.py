@@ -63,11 +63,11 @@ class Spoken:
 
     def losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (nats) of the `chosen` (b, l) ids, and the share that is the most likely; zero if there are none."""
-        chosen = chosen & self.suffix.mask
-        ids, logits = self.suffix.ids[chosen], self.output(self.hidden[chosen])
-        if not len(ids):
-            return self.hidden.sum() * 0.0, self.hidden.new_zeros(())
-        return F.cross_entropy(logits.float(), ids), (logits.detach().argmax(-1) == ids).float().mean()
+        weight, ids, logits = (chosen & self.suffix.mask).float(), self.suffix.ids, self.output(self.hidden).float()
+        entropy = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+        right = (logits.detach().argmax(-1) == ids).float()
+        count = weight.sum().clamp(min=1)
+        return (entropy * weight).sum() / count, (right * weight).sum() / count
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, Features, NetworkOutput, NetworkParts, Queries, TrainingObjective
 from verbot.models.flat_names import FlatNames
-from verbot.models.protocols import InitializesLast, SpeakingBackbone, SpeakingHead
+from verbot.models.protocols import InitializesLast
 from verbot.models.registries import Objective, Part, backbones, heads, objectives
+from verbot.models.speaking import SpeakingBackbone, SpeakingHead
 from verbot.models.stochastic import ContinuingHead, StochasticHead, sampled
 from verbot.models.tokens import Batch, HeadInput, PlannedActions, Suffix
 from verbot.models.validation import check_backbone, check_classifier, check_layers, check_speaks, is_fusion_trained
@@ -110,7 +111,7 @@ class VLANetwork(FlatNames):
         said = [batch.text_targets] if batch.text_targets is not None else []
         if isinstance(self.head, SpeakingHead) and batch.actions is not None:
             said.append(self.head.suffix(batch))
-        return Suffix.joined(said) if said else None
+        return Suffix.joined(said) if len(said) > 1 else next(iter(said), None)
 
     def _refined(self, features: Features) -> Features:
         for objective in self.objectives.values():
@@ -143,14 +144,11 @@ class VLANetwork(FlatNames):
         found: Tensor = head.predict(fused, generator)
         return found
 
-
     def _said(self, head: SpeakingHead, features: Features, seeds: Sequence[int | None] | None) -> Tensor:
         """The actions (b, k, a) that the backbone says, drawn in rows with a seed. No actions are NaN."""
         assert isinstance(self.backbone, SpeakingBackbone)
         generators = None if seeds is None else [None if s is None else torch.Generator().manual_seed(s) for s in seeds]
-        ids = self.backbone.say(
-            features, lambda logits, said: head.choose(logits, said, generators), head.is_over, head.longest
-        )
+        ids = self.backbone.say(features, lambda logits, said: head.choose(logits, said, generators), head.is_over, head.longest)
         actions, are_valid = head.read(ids)
         return actions.masked_fill(~are_valid[:, None, None], math.nan)
 

@@ -6,20 +6,17 @@ class is checked, not an instance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from verbot.spec import FloatArray
 
 if TYPE_CHECKING:  # configurations use these protocols without torch
-    import torch
     from torch import Tensor, nn
 
     from verbot.models.action_space import ActionReadout
     from verbot.models.exported_text import ExportedText
-    from verbot.models.features import Features
-    from verbot.models.tokens import Batch, Suffix, TextBatch, TokenGroup
-    from verbot.models.trunks.base import TextTokenizer
+    from verbot.models.tokens import Batch, TextBatch, TokenGroup
 
 Options = Mapping[str, Any]
 
@@ -196,41 +193,6 @@ class HasReadout(Protocol):
     """A head with one output per action component, which can be the parameters of a distribution."""
 
     readout: ActionReadout
-
-
-@runtime_checkable
-class SpeakingHead(Protocol):
-    """A head whose actions are words of the backbone's language trunk."""
-
-    longest: int  # number of ids of a chunk, at most
-
-    def suffix(self, batch: Batch) -> Suffix:
-        """The ids that say the actions of a training batch."""
-        ...
-
-    def choose(self, logits: Tensor, said: Tensor, generators: Sequence[torch.Generator | None] | None = None) -> Tensor:
-        """The next id (b,) after `said` (b, i), by logits (b, v). Only ids that mean something there; with generators, of rows
-        that have one, drawn."""
-        ...
-
-    def is_over(self, said: Tensor) -> Tensor:
-        """(b,) bool, whether `said` (b, i) is a whole chunk."""
-        ...
-
-    def read(self, said: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalized actions (b, k, a) of ids (b, i), and (b,) bool, whether they mean a chunk."""
-        ...
-
-
-@runtime_checkable
-class SpeakingBackbone(Protocol):
-    """A backbone with a language trunk, which continues its prefix."""
-
-    tokenizer: TextTokenizer
-
-    def say(self, features: Features, choose: Callable[[Tensor, Tensor], Tensor], is_over: Callable[[Tensor], Tensor], most: int) -> Tensor:
-        """At most `most` ids (b, i) after the prefix of `features`, each chosen from logits (b, v) and the ids before it."""
-        ...
 
 
 @runtime_checkable

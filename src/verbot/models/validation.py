@@ -9,7 +9,8 @@ from torch import nn
 from verbot.errors import ConfigError, PolicyError
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, TrainingObjective
-from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, SpeakingBackbone, SpeakingHead, TaskClassifier
+from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskClassifier
+from verbot.models.speaking import SpeakingBackbone, SpeakingHead
 
 
 def check_frames(config: NetworkConfig, memory: nn.Module) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class Absent(nn.Module):
 class Modular(Backbone):
     """Encoders of images, depth, instruction, state, goal and previous action, a fusion of their tokens, and a memory."""
 
-    builds = ("vision", "language", "state", "fusion")
+    builds: ClassVar[tuple[str, ...]] = ("vision", "language", "state", "fusion")
     uses = frozenset({"goal", "previous_action", "memory", "depth"})
 
     def __init__(self, config: NetworkConfig, sizes: Sizes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,8 @@ class Prefix:
     """Tokens before what is said.
 
     Args:
-        x: (b, n, d). mask: (b, n) bool. blocks: (n,) int64, not falling: a token reads the tokens of its block and of those before.
+        x: (b, n, d). mask: (b, n) bool.
+        blocks: (n,) int64, not falling: a token reads the tokens of its block and of those before.
         cache: keys and values, after the trunk has read it.
     """
 
@@ -78,8 +79,7 @@ class Prefix:
 
     def followed(self, x: Tensor, mask: Tensor) -> Prefix:
         """With causal tokens (b, l, d) behind it."""
-        start = int(self.blocks[-1]) + 1
-        blocks = torch.arange(start, start + x.shape[1], device=x.device)
+        blocks = self.blocks[-1:] + torch.arange(1, x.shape[1] + 1, device=x.device)
         return Prefix(torch.cat([self.x, x], 1), torch.cat([self.mask, mask], 1), torch.cat([self.blocks, blocks]))
 
     @property
@@ -134,16 +134,22 @@ class PrefixBuilder(nn.Module):
             raise ConfigError(
                 f"the order of the prefix names {', '.join(sorted(unknown))}; this network has {', '.join((TEXT, *kinds))}"
             )
-        self.projectors = nn.ModuleDict({kind: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, trunk.width)) for kind in kinds})
+        self.projectors = nn.ModuleDict(
+            {kind: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, trunk.width)) for kind in kinds}
+        )
         self.readouts = nn.Parameter(torch.randn(prompt.readouts, trunk.width) * 0.02) if prompt.readouts else None
 
     def forward(self, text: TextBatch, groups: Sequence[TokenGroup]) -> Prefix:
         said = TokenGroup(self._trunk[0].embed(text.values), text.mask, TEXT)
         order = self.prompt.order
-        shown = [TokenGroup(self.projectors[group.kind](group.tokens).to(said.tokens), group.mask, group.kind) for group in groups]
+        shown = [
+            TokenGroup(self.projectors[group.kind](group.tokens).to(said.tokens), group.mask, group.kind) for group in groups
+        ]
         ordered = sorted([said, *shown], key=lambda group: order.index(group.kind) if group.kind in order else -1)
         x, mask = torch.cat([g.tokens for g in ordered], 1), torch.cat([g.mask for g in ordered], 1)
-        blocks = torch.arange(x.shape[1], device=x.device) if self.prompt.causal else mask.new_zeros(x.shape[1], dtype=torch.int64)
+        blocks = (
+            torch.arange(x.shape[1], device=x.device) if self.prompt.causal else mask.new_zeros(x.shape[1], dtype=torch.int64)
+        )
         if self.readouts is not None:
             own = self.readouts.to(x).expand(len(x), -1, -1)
             last = blocks[-1:] + 1
@@ -161,11 +167,11 @@ class VisionLanguageModel(Modular):
     2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
     """
 
-    builds = ("vision", "state")
+    builds: ClassVar[tuple[str, ...]] = ("vision", "state")
     uses = frozenset({"previous_action", "depth"})
     trunk: LanguageTrunk
 
-    def __init__(self, config: NetworkConfig, sizes: Sizes, prompt: PromptConfig = PromptConfig()):  # noqa: B008
+    def __init__(self, config: NetworkConfig, sizes: Sizes, prompt: PromptConfig = PromptConfig()):
         self._prompt = prompt
         super().__init__(config, sizes)
         if config.word_dropout:
@@ -235,7 +241,7 @@ class VisionLanguageModel(Modular):
         return self(batch, queries), None
 
     def say(
-        self, features: Features, choose: Callable[[Tensor, Tensor], Tensor], is_over: Callable[[Tensor], Tensor], most: int
+        self, features: Features, choose: Callable[[Tensor, Tensor], Tensor], is_over: Callable[[Tensor], bool], most: int
     ) -> Tensor:
         """At most `most` ids (b, i) after the prefix, each chosen from logits (b, v) and the ids before it."""
         prefix: Prefix = features.prefix
@@ -247,7 +253,7 @@ class VisionLanguageModel(Modular):
             out = self.trunk(self.trunk.embed(token[:, None]), mask.unsqueeze(1), position[:, None], cache)
             token = choose(self.trunk.logits(out.hidden[:, -1:])[:, 0], said)
             said, cache, position = torch.cat([said, token[:, None]], 1), out.cache, position + 1
-            if bool(is_over(said).all()):
+            if is_over(said):
                 break
         return said
 

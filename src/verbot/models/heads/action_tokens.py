@@ -33,12 +33,13 @@ class ActionTokens(nn.Module):
         convention: see above.
         bins: their number.
         low, high: the range of normalized actions, filled in by `fit` (see `verbot.models.heads.bins.Bins.fit`).
-        decode: ``"argmax"``, as in both sources, says the most likely word; ``"median"`` that of the median of the distribution over
-            bins, which early in training is less random.
+        decode: ``"argmax"``, as in both sources, says the most likely word; ``"median"`` that of the median of the distribution
+            over bins, which early in training is less random.
     """
 
     words: Tensor
     bin_of: Tensor
+    uses_mode: Tensor
 
     def __init__(
         self,
@@ -52,13 +53,13 @@ class ActionTokens(nn.Module):
         super().__init__()
         if convention not in CONVENTIONS or decode not in DECODINGS:
             raise ConfigError(
-                f"action_tokens got convention {convention!r} and decode {decode!r}; expected one of {', '.join(CONVENTIONS)}, and of "
-                f"{', '.join(DECODINGS)}"
+                f"action_tokens got convention {convention!r} and decode {decode!r}; expected one of {', '.join(CONVENTIONS)}, "
+                f"and of {', '.join(DECODINGS)}"
             )
         if inputs.tokenizer is None:
             raise ConfigError(
-                "the head 'action_tokens' says actions as words of a language trunk, and this backbone has none; use the backbone "
-                "'vlm'"
+                "the head 'action_tokens' says actions as words of a language trunk, and this backbone has none; use the "
+                "backbone 'vlm'"
             )
         values, place = CONVENTIONS[convention]
         size = inputs.tokenizer.size
@@ -97,8 +98,8 @@ class ActionTokens(nn.Module):
                 index[row] = categorical(shares[row : row + 1].float(), generator)[0]
         return self.words[index]
 
-    def is_over(self, said: Tensor) -> Tensor:
-        return torch.full((len(said),), said.shape[1] >= self.longest, device=said.device)
+    def is_over(self, said: Tensor) -> bool:
+        return said.shape[1] >= self.longest
 
     def read(self, said: Tensor) -> tuple[Tensor, Tensor]:
         index = self.bin_of[said].unflatten(1, self.shape)

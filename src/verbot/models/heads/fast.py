@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.action_space import check, constrained, known_range, targets
 from verbot.models.fast import FastTokenizer
-from verbot.models.fast_grammar import BETWEEN, NEVER, Grammar
+from verbot.models.fast_grammar import BETWEEN, NEVER, TokenGrammar
+from verbot.models.registries import heads
 from verbot.models.stochastic import categorical
-from verbot.models.tokens import Batch, HeadInput
+from verbot.models.tokens import Batch, HeadInput, Suffix
 from verbot.spec import Component, FloatArray
 
 DECODINGS = ("well_formed", "free")
-Range = Sequence[float] | None
+RangeOrNone = Sequence[float] | None
 
 
+@heads.register("fast", needs=("tokenizers",))
 class Fast(nn.Module):
     """A chunk is the tokens of `verbot.models.fast.FastTokenizer` and an end token, as words of a language model.
 
@@ -48,7 +50,7 @@ class Fast(nn.Module):
     def __init__(
         self,
         inputs: HeadInput,
-        ranges: Sequence[Range] | None = None,
+        ranges: Sequence[RangeOrNone] | None = None,
         tokenizer: Mapping[str, Any] | None = None,
         scale: float = 10,
         vocab_size: int = 1024,
@@ -68,14 +70,15 @@ class Fast(nn.Module):
                 f"policy has {self.shape[0]}·{self.shape[1]}"
             )
         low, high = _limits(ranges, self.shape[1])
-        grammar = Grammar.of(self.tokenizer.words)
+        grammar = TokenGrammar.of(self.tokenizer.words)
         self.end = self.tokenizer.size
         self.count = self.end + 1  # words that the language model must have
         self.longest = self.shape[0] * self.shape[1] * grammar.longest + 1
         self.register_buffer("limits", torch.from_numpy(np.stack([low, high])), persistent=False)  # float64 (2, a)
         self.register_buffer("after", torch.from_numpy(grammar.after), persistent=False)
         self.register_buffer("characters", torch.from_numpy(grammar.characters), persistent=False)
-        self.speak(range(self.count), self.count)
+        own = inputs.tokenizer  # without one, the words are the tokens themselves
+        self.speak(range(self.count) if own is None else own.reserved(self.count), self.count if own is None else own.size)
 
     @staticmethod
     def known_ranges(action: tuple[Component, ...]) -> list[list[float] | None]:
@@ -126,8 +129,8 @@ class Fast(nn.Module):
         self.register_buffer("words", torch.tensor(chosen, device=device), persistent=False)
         self.register_buffer("token_of", token_of.to(device), persistent=False)
 
-    def spoken(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Ids (b, l) and mask (b, l) of a training batch: each chunk and its end.
+    def suffix(self, batch: Batch) -> Suffix:
+        """The ids of a training batch: each chunk and its end.
 
         A row is masked if none of its actions is known, or if its tokens do not mean a chunk.
         """
@@ -140,7 +143,8 @@ class Fast(nn.Module):
         ids = torch.tensor([[*row, *[self.end] * (length - len(row))] for row in rows], dtype=torch.int64)
         lengths = torch.tensor([len(row) for row in rows])
         ids = ids.reshape(len(rows), length).to(actions.device)
-        return self.words[ids], (torch.arange(length) < lengths.unsqueeze(1)).to(actions.device)
+        known_ids = (torch.arange(length) < lengths.unsqueeze(1)).to(actions.device)
+        return Suffix(self.words[ids], known_ids, torch.ones_like(known_ids))
 
     def _means(self, ids: Sequence[int]) -> bool:
         return self.tokenizer.decode(ids, *self.shape)[1] is None
@@ -175,9 +179,9 @@ class Fast(nn.Module):
                 chosen[row] = categorical(own[row : row + 1].softmax(-1), generator)[0]
         return self.words[chosen]
 
-    def is_over(self, said: Tensor) -> Tensor:
-        """(b,) bool, whether the end was said, or as many ids as a chunk has at most."""
-        return (self.token_of[said] == self.end).any(1) | (said.shape[1] >= self.longest)
+    def is_over(self, said: Tensor) -> bool:
+        """Whether the end was said in every row, or as many ids as a chunk has at most."""
+        return said.shape[1] >= self.longest or bool((self.token_of[said] == self.end).any(1).all())
 
     def read(self, said: Tensor) -> tuple[Tensor, Tensor]:
         """Normalized actions (b, k, a) of ids (b, i), and (b,) bool, whether they mean a chunk. Others are NaN: hold then.
@@ -201,7 +205,7 @@ def _units(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return 2 * (actions - low) / (high - low) - 1
 
 
-def _limits(ranges: Sequence[Range], size: int) -> tuple[np.ndarray, np.ndarray]:
+def _limits(ranges: Sequence[RangeOrNone], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Low and high (a,) of given ranges; a dimension that never changes gets a width."""
     if len(ranges) != size or any(r is None or len(r) != 2 or not np.isfinite(r).all() or r[0] > r[1] for r in ranges):
         raise ConfigError(f"fast needs [low, high] for each of {size} dimensions; got {list(ranges)!r:.200}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from verbot.models.features import Features, Losses, NetworkParts, TrainingObjective
-from verbot.models.protocols import SpeakingHead
 from verbot.models.registries import objectives
+from verbot.models.speaking import SpeakingHead
 from verbot.models.tokens import Batch
 
 

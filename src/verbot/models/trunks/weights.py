@@ -170,9 +170,8 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _index(path: Path) -> dict[str, str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        names = {str(name): str(file) for name, file in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = {str(name): str(file) for name, file in dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"]).items()}
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(path, f"is no index of weights: {error!r}") from error
     for file in {*names.values()}:
         if Path(file).name != file or not file.endswith(".safetensors"):
