@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.action_space import check, constrained, known_range, targets
 from verbot.models.fast import FastTokenizer
-from verbot.models.fast_grammar import BETWEEN, NEVER, Grammar
+from verbot.models.fast_grammar import BETWEEN, NEVER, FastGrammar
 from verbot.models.stochastic import categorical
 from verbot.models.tokens import Batch, HeadInput
 from verbot.spec import Component, FloatArray
 
 DECODINGS = ("well_formed", "free")
-Range = Sequence[float] | None
+_Range = Sequence[float] | None
 
 
 class Fast(nn.Module):
@@ -48,7 +48,7 @@ class Fast(nn.Module):
     def __init__(
         self,
         inputs: HeadInput,
-        ranges: Sequence[Range] | None = None,
+        ranges: Sequence[_Range] | None = None,
         tokenizer: Mapping[str, Any] | None = None,
         scale: float = 10,
         vocab_size: int = 1024,
@@ -68,7 +68,7 @@ class Fast(nn.Module):
                 f"policy has {self.shape[0]}·{self.shape[1]}"
             )
         low, high = _limits(ranges, self.shape[1])
-        grammar = Grammar.of(self.tokenizer.words)
+        grammar = FastGrammar.of(self.tokenizer.words)
         self.end = self.tokenizer.size
         self.count = self.end + 1  # words that the language model must have
         self.longest = self.shape[0] * self.shape[1] * grammar.longest + 1
@@ -201,7 +201,7 @@ def _units(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return 2 * (actions - low) / (high - low) - 1
 
 
-def _limits(ranges: Sequence[Range], size: int) -> tuple[np.ndarray, np.ndarray]:
+def _limits(ranges: Sequence[_Range], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Low and high (a,) of given ranges; a dimension that never changes gets a width."""
     if len(ranges) != size or any(r is None or len(r) != 2 or not np.isfinite(r).all() or r[0] > r[1] for r in ranges):
         raise ConfigError(f"fast needs [low, high] for each of {size} dimensions; got {list(ranges)!r:.200}")
