@@ -32,7 +32,7 @@ from verbot.models.fast import FastTokenizer
 from verbot.models.heads.fast import Fast
 from verbot.parallel.progress import Progress
 from verbot.rollout.episode import EpisodeRunner
-from verbot.spec import Component, FloatArray
+from verbot.spec import Component, Float64Array, FloatArray
 
 Actions = list[FloatArray]  # (n, a) of each episode
 LARGEST = 16384  # vocabulary
@@ -118,7 +118,7 @@ def measured(
     components: tuple[Component, ...], episodes: Actions, length: int, complete: bool, arguments: Arguments
 ) -> dict[str, Any]:
     cut = max(1, len(episodes) * 3 // 4)
-    training, test = (np.float64(windows(part, length)) for part in (episodes[:cut], episodes[cut:] or episodes))
+    training, test = (np.asarray(windows(part, length), np.float64) for part in (episodes[:cut], episodes[cut:] or episodes))
     low, high = quantile_ranges(components, training)
     train_units, units = (2 * (x - low) / (high - low) - 1 for x in (training, test))
     tokenizer, fit_s = fitted(train_units, complete, arguments)
@@ -130,7 +130,7 @@ def measured(
         answers.append((ids, *tokenizer.decode(ids, *chunk.shape)))
         encode_ms.append(1e3 * (between - started))
         decode_ms.append(1e3 * (time.perf_counter() - between))
-    clipped = (tokenizer.coefficients(units) < tokenizer.min_token).any((1, 2))
+    clipped = np.asarray((tokenizer.coefficients(units) < tokenizer.min_token).any((1, 2)))
     read = [(found, chunk, cut) for (_, found, _), chunk, cut in zip(answers, units, clipped, strict=True) if found is not None]
     errors = np.array([np.abs(found - chunk) for found, chunk, _ in read]) if read else np.full((1, 1, 1), np.nan)
     whole = np.array([not is_cut for _, _, is_cut in read], bool)
@@ -147,7 +147,7 @@ def measured(
     }  # fmt: skip
 
 
-def quantile_ranges(components: tuple[Component, ...], chunks: FloatArray) -> tuple[FloatArray, FloatArray]:
+def quantile_ranges(components: tuple[Component, ...], chunks: Float64Array) -> tuple[Float64Array, Float64Array]:
     """As the head `fast` has them: percentiles, or the known range of a component's kind; a constant gets a width."""
     rows = chunks.reshape(-1, chunks.shape[-1])
     low, high = np.quantile(rows, (0.01, 0.99), axis=0)
@@ -160,7 +160,7 @@ def quantile_ranges(components: tuple[Component, ...], chunks: FloatArray) -> tu
     return np.where(constant, low - 1, low), np.where(constant, high + 1, high)
 
 
-def fitted(units: FloatArray, complete: bool, arguments: Arguments) -> tuple[FastTokenizer, float]:
+def fitted(units: Float64Array, complete: bool, arguments: Arguments) -> tuple[FastTokenizer, float]:
     """A tokenizer, and the seconds of its training."""
     size, started = arguments.vocab_size, time.perf_counter()
     while True:

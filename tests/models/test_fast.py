@@ -11,7 +11,7 @@ import tokenizers
 from verbot.errors import ConfigError, CorruptFileError
 from verbot.models.cosine import cosine_transform, inverse_cosine_transform
 from verbot.models.fast import FastTokenizer, byte_alphabet
-from verbot.models.fast_grammar import TokenGrammar
+from verbot.models.fast_grammar import FastGrammar
 
 
 def literal_dct(chunk):
@@ -294,7 +294,7 @@ def test_it_survives_json(fitted, training):
 def test_whatever_the_grammar_allows_can_be_decoded():
     chunks = 10 * walks(60, 4, 3)  # more than 128 coefficients: characters of two bytes
     tokenizer = FastTokenizer.fit(chunks, vocab_size=800, complete=True)
-    grammar, rng = TokenGrammar.of(tokenizer.words), np.random.default_rng(0)
+    grammar, rng = FastGrammar.of(tokenizer.words), np.random.default_rng(0)
     assert grammar.longest == 2
     for _ in range(100):
         said = []
@@ -311,7 +311,7 @@ def test_whatever_the_grammar_allows_can_be_decoded():
 
 
 def test_the_grammar_knows_the_characters_of_utf8():
-    grammar = TokenGrammar.of([bytes([b]) for b in range(256)])
+    grammar = FastGrammar.of([bytes([b]) for b in range(256)])
     for text in ("a", "é", "ࠀ", "퟿", "\U00010000", "\U0010ffff"):
         assert grammar.allowed(text.encode(), 1)[1]
     for raw in (b"\xc0\x80", b"\xe0\x9f\x80", b"\xed\xa0\x80", b"\xf0\x8f\x80\x80", b"\xf4\x90\x80\x80", b"\xf5", b"\x80", b"ab"):

@@ -24,7 +24,7 @@ SECOND = {  # (lowest and highest next byte, state after it)
 
 
 @dataclass(frozen=True)
-class TokenGrammar:
+class FastGrammar:
     """What each of v tokens does to a text that is being said.
 
     Args:
@@ -38,13 +38,13 @@ class TokenGrammar:
     longest: int
 
     @staticmethod
-    def of(words: Sequence[bytes]) -> TokenGrammar:
+    def of(words: Sequence[bytes]) -> FastGrammar:
         """The grammar of tokens that stand for these bytes."""
         after, characters = np.full((STATES, len(words)), NEVER, np.int64), np.zeros((STATES, len(words)), np.int64)
         for state in range(STATES):
             for number, word in enumerate(words):
                 after[state, number], characters[state, number] = _read(word, state)
-        return TokenGrammar(after, characters, max(map(_length, words), default=1))
+        return FastGrammar(after, characters, max(map(_length, words), default=1))
 
     def allowed(self, said: Iterable[int], count: int) -> tuple[np.ndarray, bool]:
         """(v,) bool, the tokens that may follow `said`, and whether it is a whole chunk of `count` characters."""

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from verbot.errors import ConfigError
 from verbot.models.action_space import check, constrained, known_range, targets
 from verbot.models.fast import FastTokenizer
-from verbot.models.fast_grammar import BETWEEN, NEVER, TokenGrammar
+from verbot.models.fast_grammar import BETWEEN, NEVER, FastGrammar
 from verbot.models.registries import heads
 from verbot.models.stochastic import categorical
 from verbot.models.tokens import Batch, HeadInput, Suffix
 from verbot.spec import Component, FloatArray
 
 DECODINGS = ("well_formed", "free")
-RangeOrNone = Sequence[float] | None
+_Range = Sequence[float] | None
 
 
 @heads.register("fast", needs=("tokenizers",))
@@ -50,7 +50,7 @@ class Fast(nn.Module):
     def __init__(
         self,
         inputs: HeadInput,
-        ranges: Sequence[RangeOrNone] | None = None,
+        ranges: Sequence[_Range] | None = None,
         tokenizer: Mapping[str, Any] | None = None,
         scale: float = 10,
         vocab_size: int = 1024,
@@ -70,7 +70,7 @@ class Fast(nn.Module):
                 f"policy has {self.shape[0]}·{self.shape[1]}"
             )
         low, high = _limits(ranges, self.shape[1])
-        grammar = TokenGrammar.of(self.tokenizer.words)
+        grammar = FastGrammar.of(self.tokenizer.words)
         self.end = self.tokenizer.size
         self.count = self.end + 1  # words that the language model must have
         self.longest = self.shape[0] * self.shape[1] * grammar.longest + 1
@@ -205,7 +205,7 @@ def _units(actions: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return 2 * (actions - low) / (high - low) - 1
 
 
-def _limits(ranges: Sequence[RangeOrNone], size: int) -> tuple[np.ndarray, np.ndarray]:
+def _limits(ranges: Sequence[_Range], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Low and high (a,) of given ranges; a dimension that never changes gets a width."""
     if len(ranges) != size or any(r is None or len(r) != 2 or not np.isfinite(r).all() or r[0] > r[1] for r in ranges):
         raise ConfigError(f"fast needs [low, high] for each of {size} dimensions; got {list(ranges)!r:.200}")
