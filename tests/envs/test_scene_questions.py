@@ -119,6 +119,7 @@ def test_answers_agree_with_the_simulator(snapshots, wording) -> None:
     counts: dict[str, Counter] = {}
     for number, each in enumerate(snapshots):
         rng = np.random.default_rng(number)
+        assert each.truth.held == each.held
         for kind in LANGUAGE.kinds:
             found = LANGUAGE.question(each.truth, rng, wording, kind=kind)
             if found is not None:
