@@ -31,7 +31,7 @@ class ByteVocabulary:
     """
 
     tokens: int = 1024
-    reserved: int = 512
+    reserved: int = 1280
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
