@@ -10,3 +10,4 @@ assert _spec is not None and _spec.loader is not None
 conftest = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(conftest)
 BASE, NEEDED, SPEC, TEXTS, draw_batch = conftest.BASE, conftest.NEEDED, conftest.SPEC, conftest.TEXTS, conftest.draw_batch
+SPEAKING, SPEAKS = conftest.SPEAKING, conftest.SPEAKS

@@ -36,6 +36,12 @@ def head_of(options, **changes):
     return Fast(inputs(ACTION, CHUNK), **{**json.loads(json.dumps(options)), **changes})
 
 
+def said_by(head, batch):
+    suffix = head.suffix(batch)
+    assert torch.equal(suffix.is_action, torch.ones_like(suffix.mask))
+    return suffix.ids, suffix.mask
+
+
 def test_fit_takes_percentiles_and_known_ranges(options):
     assert isinstance(Fast, FitsActions)
     plane = chunks(60)[..., :2].flatten(0, 1).numpy().astype(np.float64)
@@ -51,7 +57,7 @@ def test_fit_takes_percentiles_and_known_ranges(options):
 def test_what_it_says_is_read_back(options):
     head = head_of(options)
     wanted = chunks(60)[:10]  # of the training: no coefficient is below the smallest one
-    ids, mask = head.spoken(batch_of(wanted))
+    ids, mask = said_by(head, batch_of(wanted))
     actions, valid = head.read(ids)
     assert valid.all() and mask.any(1).all()
     width = head.limits[1] - head.limits[0]
@@ -63,11 +69,11 @@ def test_what_it_says_is_read_back(options):
 
 def test_the_words_of_a_language_model_are_said(options):
     head, wanted = head_of(options), chunks(4)
-    own, _ = head.spoken(batch_of(wanted))
+    own, _ = said_by(head, batch_of(wanted))
     head.speak([5000 - i for i in range(head.count)], 5001)
-    ids, _ = head.spoken(batch_of(wanted))
+    ids, _ = said_by(head, batch_of(wanted))
     assert torch.equal(ids, 5000 - own) and head.read(ids)[1].all()
-    assert head.is_over(ids).all() and not head.is_over(ids[:, :1]).any()
+    assert head.is_over(ids) and not head.is_over(ids[:, :1])
     assert not head.read(torch.zeros(1, 3, dtype=torch.int64))[1]  # words of text mean no chunk
     for wrong in (range(3), [1] * head.count, range(9000, 9000 + head.count)):
         with pytest.raises(ConfigError, match="different ids below 5001"):
@@ -79,8 +85,8 @@ def test_unknown_actions_repeat_the_last_known_one(options):
     mask = torch.tensor([[True, True, False, False], [False, True, True, True], [False] * 4])
     repeated = wanted.clone()
     repeated[0, 2:], repeated[1, 0] = wanted[0, 1], wanted[1, 1]
-    ids, said = head.spoken(batch_of(torch.where(mask.unsqueeze(-1), wanted, torch.nan), mask))
-    expected, _ = head.spoken(batch_of(repeated))
+    ids, said = said_by(head, batch_of(torch.where(mask.unsqueeze(-1), wanted, torch.nan), mask))
+    expected, _ = said_by(head, batch_of(repeated))
     for row in (0, 1):
         assert ids[row][said[row]].tolist() == expected[row][: int(said[row].sum())].tolist()
     assert not said[2].any()
@@ -88,13 +94,13 @@ def test_unknown_actions_repeat_the_last_known_one(options):
 
 def test_only_what_can_become_a_chunk_is_said(options):
     head = head_of(options)
-    ids, mask = head.spoken(batch_of(chunks(6, seed=3)))
+    ids, mask = said_by(head, batch_of(chunks(6, seed=3)))
     for i in range(ids.shape[1]):
         is_next = mask[:, i]
         assert head.allowed(ids[:, :i])[torch.arange(6), ids[:, i]][is_next].all()
     generator = torch.Generator().manual_seed(0)
     said = torch.zeros(5, 0, dtype=torch.int64)
-    while not head.is_over(said).all():
+    while not head.is_over(said):
         logits = torch.randn(5, head.count, generator=generator) * 3
         said = torch.cat([said, head.choose(logits, said, [generator, None, generator, None, None]).unsqueeze(1)], 1)
     actions, valid = head.read(said)
@@ -113,7 +119,7 @@ def test_the_most_likely_allowed_word_is_chosen(options):
 
 def test_a_malformed_chunk_is_reported_and_no_action(options):
     head = head_of(options)
-    ids, _ = head.spoken(batch_of(chunks(3)))
+    ids, _ = said_by(head, batch_of(chunks(3)))
     ids[1, 0], ids[2, 1] = head.end, head.end
     actions, valid = head.read(ids)
     assert valid.tolist() == [True, False, False] and actions[1:].isnan().all() and actions[0].isfinite().all()

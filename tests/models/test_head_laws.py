@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import SPEAKING
 from small_heads import ARM, WIDTH, batch_of, component, inputs
 
 from verbot.models.action_space import constrained, unit
@@ -41,7 +42,7 @@ CASES = {
 }
 
 
-CASES |= {name: (name, {}, ARM) for name in heads.names() if name not in {case[0] for case in CASES.values()}}
+CASES |= {name: (name, {}, ARM) for name in heads.names() if name not in {case[0] for case in CASES.values()} | SPEAKING}
 RATES = dict.fromkeys(("cvae", "flow_expert", "sequence"), 3e-3)  # heads with attention; 1e-2 for the others
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from networks import BASE, NEEDED, SPEC, TEXTS, draw_batch
+from networks import BASE, NEEDED, SPEAKING, SPEAKS, SPEC, TEXTS, draw_batch
 
 from verbot.errors import ConfigError
 from verbot.models.network import VLANetwork
@@ -24,6 +24,7 @@ WITHOUT = ("latent",)  # heads that predict one chunk and no distribution
 def network(name: str, spec=HAND) -> VLANetwork:
     torch.manual_seed(0)
     base = BASE.with_objectives(task_classification=0.1) if name == "multi_task" else BASE
+    base = dataclasses.replace(base, backbone=SPEAKS) if name in SPEAKING else base
     config = dataclasses.replace(base, head=Part(name, NEEDED.get(name, {})))
     found = VLANetwork(config.fit(list(TEXTS), torch.randn(200, 3, spec.action_size).numpy()), spec).eval()
     with torch.no_grad():
