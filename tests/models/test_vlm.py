@@ -9,9 +9,11 @@ import pytest
 import torch
 from networks import SPEC, draw_batch
 
+from verbot.contracts import TextTask
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import Objective, Part
+from verbot.models.speaking import text_targets
 from verbot.models.tokens import Batch, Suffix
 
 TEXTS = ["pick the red cube", "push the green ball to the left", "put the small blue cup into the bowl please"]
@@ -132,6 +134,30 @@ def test_a_head_reads_learned_tokens_behind_the_prefix_or_all_of_it() -> None:
     first = layered.predict(batch).actions
     other = layered.predict(dataclasses.replace(batch, text=layered.backbone.prepare(TEXTS[::-1]))).actions
     assert len(layered.backbone(batch, {}).fused.layers) == 2 and not torch.allclose(first, other)
+
+
+def test_what_is_thought_stands_before_the_actions_and_has_a_loss_of_its_own() -> None:
+    backbone = Part("vlm", {"trunk": TRUNK})
+    config = NetworkConfig(backbone, head=HEAD, width=16, chunk=1, objectives={"action": Objective(), "text": Objective(2.0)})
+    made = VLANetwork(config.fit(TEXTS), SPEC).eval()
+    batch = batch_for(made, TEXTS)
+    tasks = [TextTask(TEXTS[0], "red cube", "question"), None, TextTask(TEXTS[2], "move left", "reasoning")]
+    words = text_targets(made.backbone, tasks)
+    answer = [*made.backbone.tokenizer.encode("red cube"), made.backbone.tokenizer.end]
+    assert words is not None and words.ids[0][words.mask[0]].tolist() == answer and not words.mask[1].any()
+    mask = torch.tensor([[False], [True], [True]])  # a question has no actions
+    batch = dataclasses.replace(batch, actions_mask=mask, text_targets=words)
+    losses = made.losses(batch)
+    torch.testing.assert_close(losses["loss"], losses["action"] + 2 * losses["text"])
+    assert losses["text"] > 0
+    suffix = Suffix.joined([words, made.head.suffix(batch)])
+    assert suffix.is_action[2, len(made.backbone.tokenizer.encode("move left")) :].tolist()[:2] == [False, True]
+    other = [TextTask(TEXTS[0], "blue ball", "question"), None, tasks[2]]
+    changed = made.losses(dataclasses.replace(batch, text_targets=text_targets(made.backbone, other)))
+    assert changed["text"] != losses["text"]
+    torch.testing.assert_close(changed["action"], losses["action"])
+    with pytest.raises(ConfigError, match="has no language trunk to say it"):
+        text_targets(VLANetwork(NetworkConfig(width=16).fit(TEXTS), SPEC).backbone, tasks)
 
 
 def test_it_learns_which_sentence_means_which_action() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from verbot.contracts import TextTask
+from verbot.errors import ConfigError
 from verbot.models.tokens import Batch, Suffix
 
 if TYPE_CHECKING:
@@ -50,3 +52,23 @@ class SpeakingBackbone(Protocol):
     ) -> Tensor:
         """At most `most` ids (b, i) after the prefix of `features`, each chosen from logits (b, v) and the ids before it."""
         ...
+
+
+def text_targets(backbone: nn.Module, tasks: Sequence[TextTask | None]) -> Suffix | None:
+    """What each row of a training batch says: the answer of its task and the end of a text; None if no row has a task.
+
+    Raises `ConfigError` for a backbone without a language trunk.
+    """
+    if not any(task is not None for task in tasks):
+        return None
+    if not isinstance(backbone, SpeakingBackbone):
+        raise ConfigError(
+            f"the training has text (text.question and others), and {type(backbone).__name__} has no language trunk to say it; "
+            f"use the backbone 'vlm', or leave text out"
+        )
+    own = backbone.tokenizer
+    rows = [[] if task is None else [*own.encode(task.answer), own.end] for task in tasks]
+    length = max(map(len, rows))
+    ids = torch.tensor([[*row, *[own.pad] * (length - len(row))] for row in rows], dtype=torch.int64)
+    mask = torch.arange(length) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    return Suffix(ids, mask, torch.zeros_like(mask))

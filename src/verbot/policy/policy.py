@@ -21,6 +21,7 @@ from verbot.models.features import AuxiliaryPrediction, NetworkOutput
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
+from verbot.models.speaking import text_targets
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.card import model_card
@@ -216,7 +217,9 @@ class VLAPolicy:
         previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
         depth = depth_of_windows(window, self._fitter) if self._depth_cameras else {}
-        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, **previous_action, **goals, **depth}
+        words = text_targets(self.network.backbone, window.text_tasks)
+        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
+        extra |= {**previous_action, **goals, **depth}
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:

@@ -9,6 +9,7 @@ from pathlib import Path
 from verbot.contracts import TextTask
 from verbot.contracts.reasoning import PARTS, check_parts
 from verbot.errors import ConfigError
+from verbot.models.config import NetworkConfig
 from verbot.ranges import FRACTION, check_ranges
 
 SCENE_KINDS = ("question", "caption", "reasoning")  # that need the truth of scenes
@@ -53,6 +54,15 @@ class TextConfig:
     def needs_scenes(self) -> bool:
         return any(share > 0 for kind, share in zip(("question", "caption", "fact", "reasoning"), self.shares, strict=True)
                    if kind in SCENE_KINDS)  # fmt: skip
+
+
+def check_text(text: TextConfig, network: NetworkConfig) -> None:
+    """Raise `ConfigError` for text that a network does not learn."""
+    if any(text.shares) and not network.is_trained("text"):
+        raise ConfigError(
+            "the training has text (text.question and others), and the network does not learn it: use the backbone 'vlm', and "
+            "add objectives.text, for example with a weight of 1"
+        )
 
 
 def load_facts(path: str | Path) -> tuple[TextTask, ...]:
