@@ -132,6 +132,9 @@ def test_files_that_contradict_each_other(tmp_path):
     (listed / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(CorruptFileError, match="is no index of weights"):
         read(listed)
+    (listed / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(CorruptFileError, match="is not JSON"):
+        read(listed)
     with pytest.raises(ConfigError, match="has no weights in safetensors"):
         TensorFiles.find(tmp_path)
 

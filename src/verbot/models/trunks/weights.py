@@ -170,9 +170,13 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
 
 def _index(path: Path) -> dict[str, str]:
     try:
-        names = {str(name): str(file) for name, file in dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"]).items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(path, f"is no index of weights: {error!r}") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFileError(path, f"is not JSON: {error}") from error
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict):
+        raise CorruptFileError(path, "is no index of weights: it has no object weight_map")
+    names = {str(name): str(file) for name, file in places.items()}
     for file in {*names.values()}:
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise CorruptFileError(
