@@ -218,7 +218,7 @@ class VLAPolicy:
         goals = self._goals(list(window.goal), window.goal_mask)
         depth = depth_of_windows(window, self._fitter) if self._depth_cameras else {}
         words = text_targets(self.network.backbone, window.text_tasks)
-        extra = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
+        extra: dict[str, Any] = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
         extra |= {**previous_action, **goals, **depth}
         return dataclasses.replace(batch, **extra).to(self.device)
 

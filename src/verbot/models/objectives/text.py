@@ -11,7 +11,7 @@ from verbot.models.tokens import Batch
 
 
 @objectives.register("text")
-class Text(TrainingObjective):
+class TextObjective(TrainingObjective):
     """The cross-entropy (nats) of `Batch.text_targets` over the vocabulary of the trunk. Other backbones have no such loss."""
 
     def __init__(self, parts: NetworkParts):
