@@ -72,7 +72,7 @@ def test_listing_imports_nothing_heavy_and_says_what_is_missing():
     code = "import sys\nfrom verbot.workflows.inspect import listing\nprint(*listing(), sep='\\n')\nprint(' '.join(sys.modules))"
     *lines, loaded = python(code).splitlines()
     assert not {"torch", "mujoco", "transformers", "stable_baselines3", "h5py", "mcap"}.intersection(loaded.split())
-    assert "heads: bins, cvae" in "\n".join(lines)
+    assert "heads: action_tokens, bins, cvae" in "\n".join(lines)
     hidden = dict(line.split(": ", 1) for line in python(code, extras.hidden("")).splitlines()[:-1])
     assert hidden["envs"].startswith("navigation, navigation-compass; tabletop, tabletop-full")
     assert hidden["envs"].endswith("(pip install 'verbot[sim]')")

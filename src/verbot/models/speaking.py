@@ -63,8 +63,8 @@ def text_targets(backbone: nn.Module, tasks: Sequence[TextTask | None]) -> Suffi
         return None
     if not isinstance(backbone, SpeakingBackbone):
         raise ConfigError(
-            f"the training has text (text.question and others), and {type(backbone).__name__} has no language trunk to say it; "
-            f"use the backbone 'vlm', or leave text out"
+            f"the training has text (data.text.question and others), and {type(backbone).__name__} has no language trunk to say "
+            f"it; use the backbone 'vlm', or leave text out"
         )
     own = backbone.tokenizer
     rows = [[] if task is None else [*own.encode(task.answer), own.end] for task in tasks]

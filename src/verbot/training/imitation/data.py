@@ -79,8 +79,8 @@ class TrainingData:
             )
         instructions = (words for e in self._recordings for words in (*_sentences(e), *_other_words(e.extras, captioned)))
         self.instructions = sorted(set(instructions))
-        self.texts = TextRows(config.text, self.spec)
-        if config.text.needs_scenes:
+        self.texts = TextRows(config.data.text, self.spec)
+        if config.data.text.needs_scenes:
             self.notes = (*self.notes, *scene_notes(self._recordings))
         self.network = _with_tasks(network, self._recordings, config.data.datasets)
         splits = [_split(config.validation.share, config.seed, i, r.numbers) for i, r in enumerate(self._recordings.every)]

@@ -155,7 +155,7 @@ def _embodiments(
         TrainingData(each, out, rounds, process_group.rank, device, show_progress and process_group.is_main) for each in configs
     ]
     for each in configs:
-        check_text(each.text, each.network)
+        check_text(each.data.text, each.network)
     instructions = sorted({words for each in data for words in each.instructions})  # so that vocabularies are the same
     policies = [_new_policy(each, of, instructions) for each, of in zip(configs, data, strict=True)]
     for other, policy in zip(config.cotraining, policies[1:], strict=True):
@@ -169,7 +169,7 @@ def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: 
     spec, statistics, network = training_data.spec, training_data.statistics, training_data.network
     if config.init.keeps_network:
         return init_policy(config.init, config.network, spec, statistics, instructions, config.seed)
-    texts = [*instructions, *training_data.corpus()] if any(config.text.shares) else instructions
+    texts = [*instructions, *training_data.corpus()] if any(config.data.text.shares) else instructions
     fresh = VLAPolicy.create(network, spec, statistics, texts, config.preprocessing, config.seed, training_data.chunks())
     return fresh if config.init.parts is None else init_parts(config.init, fresh, instructions, config.seed)
 

@@ -222,7 +222,7 @@ def scene_notes(recordings: Recordings) -> list[str]:
     lacking = [str(each.dataset.root) for each in recordings.every if SCENE_COLUMN not in each.dataset.info["features"]]
     if len(lacking) == len(recordings.every):
         raise ConfigError(
-            f"text.question, caption and reasoning need the truth of scenes, and {', '.join(lacking)} has none: record it with "
-            f"`verbot collect --truth`"
+            f"data.text.question, caption and reasoning need the truth of scenes, and {', '.join(lacking)} has none: record it "
+            f"with `verbot collect --truth`"
         )
     return [f"{root}: has no truth of its scenes, so all of its samples are actions" for root in lacking]

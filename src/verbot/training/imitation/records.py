@@ -23,6 +23,7 @@ from verbot.ranges import (
     NumberRange,
     check_ranges,
 )
+from verbot.training.imitation.text_config import TextConfig
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class DataConfig:
             runs and writes nothing; ``"auto"`` decodes where the files would be larger than `cache_limit_gb`.
         cache: folder of these files; None takes the environment variable ``VERBOT_CACHE``, else the dataset's own folder.
         cache_limit_gb: see `frames`.
+        text: questions, captions, facts and reasoning beside the actions, for a network that speaks.
     """
 
     datasets: tuple[str, ...]
@@ -99,6 +101,7 @@ class DataConfig:
     frames: Literal["auto", "cache", "decode"] = "auto"
     cache: str | None = None
     cache_limit_gb: float = 20.0
+    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self, batch_size=COUNT, weights=NOT_NEGATIVE, rate_hz=RATE_HZ, cache_limit_gb=NOT_NEGATIVE)

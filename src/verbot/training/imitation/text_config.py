@@ -60,8 +60,8 @@ def check_text(text: TextConfig, network: NetworkConfig) -> None:
     """Raise `ConfigError` for text that a network does not learn."""
     if any(text.shares) and not network.is_trained("text"):
         raise ConfigError(
-            "the training has text (text.question and others), and the network does not learn it: use the backbone 'vlm', and "
-            "add objectives.text, for example with a weight of 1"
+            "the training has text (data.text.question and others), and the network does not learn it: use the backbone 'vlm', "
+            "and add objectives.text, for example with a weight of 1"
         )
 
 
