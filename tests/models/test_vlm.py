@@ -181,6 +181,8 @@ def test_it_learns_which_sentence_means_which_action() -> None:
     ("change", "message"),
     [
         ({"template": "do it"}, "needs {instruction} once"),
+        ({"trunk": {"options": {}}}, "expected a name, and options"),
+        ({"trunk": "tiny"}, "expected a name, and options"),
         ({"order": ["text", "clouds"]}, "names clouds; this network has"),
         ({"longest": 3}, "expected at most 3"),
     ],

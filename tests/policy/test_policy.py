@@ -75,6 +75,7 @@ def window(rows=3, side=16, frames=1):
         grounding_queries=[()] * rows,
         captions=[()] * rows,
         query_keypoints=points(np.zeros((rows, 0, 2, 3, 2))),
+        text_tasks=[None] * rows,
         previous_action=np.zeros((rows, 0), np.float32),
         previous_action_mask=np.zeros(rows, bool),
         goal=np.zeros((rows, 0, 0, 3), np.uint8),

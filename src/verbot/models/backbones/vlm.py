@@ -56,6 +56,9 @@ class PromptConfig:
 
     @property
     def part(self) -> Part:
+        given: Any = self.trunk
+        if not isinstance(given, Mapping) or set(given) - {"name", "options"} or not isinstance(given.get("name"), str):
+            raise ConfigError(f"the trunk of a prompt is {given!r:.120}; expected a name, and options")
         return Part(**self.trunk)
 
     def sentence(self, instruction: str) -> str:
@@ -194,7 +197,7 @@ class VisionLanguageModel(Modular):
     def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
         """Build the vocabulary of a trunk that needs one, and load the checkpoint of the vision encoder if it has one."""
         options = dict(config.backbone.options)
-        prompt = PromptConfig(**{**options, **({"order": tuple(options["order"])} if "order" in options else {})})
+        prompt = PromptConfig(**{name: options[name] for name in ("trunk", "template", "lower") if name in options})
         kind, part = trunks.get(prompt.part.name), prompt.part
         if isinstance(kind, FitsInstructions):
             sentences = [prompt.sentence(text) for text in instructions]
