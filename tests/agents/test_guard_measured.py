@@ -37,6 +37,16 @@ def test_a_robot_measured_outside_its_box_is_led_back_whatever_is_asked():
     assert given == pytest.approx([0.003, 0.0, 0.0]) and not rules  # it comes back by itself, fast enough
 
 
+def test_a_held_robot_stays_where_it_is_also_outside_its_box():
+    guard = Guard(CRANE)
+    crane_events(guard, (0.2, 0.2, 0.3), (0.0,) * 3)
+    for step, held in enumerate(("", "a person pressed stop"), 1):
+        if held:
+            guard.latch(held)
+        assert guard.hold(observation((0.2, 0.6, 0.3), step)).action[:3].tolist() == [0.0, 0.0, 0.0]
+    assert crane_events(guard, (0.2, 0.6, 0.3), (0.0, 0.05, 0.0), 3) == ([0.0, 0.0, 0.0], ["latch"])
+
+
 def test_a_robot_nearer_to_the_edge_than_its_target_has_the_room_that_it_has():
     guard = Guard(CRANE, GuardConfig(patience=10**6))
     for step in range(8):

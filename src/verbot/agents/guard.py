@@ -186,15 +186,15 @@ class Guard:
             return GuardResult(None, events, held)
         if self._held_state is None:
             self._held_state = self._state.copy()
-        self._last, _ = self._limited(self._hold.of(self._held_state, self._last), time_s)
+        self._last, _ = self._limited(self._hold.of(self._held_state, self._last), time_s, is_hold=True)
         return GuardResult(self._last, events, held)
 
-    def _limited(self, action: FloatArray, time_s: float) -> tuple[FloatArray, tuple[GuardEvent, ...]]:
+    def _limited(self, action: FloatArray, time_s: float, is_hold: bool = False) -> tuple[FloatArray, tuple[GuardEvent, ...]]:
         assert self._state is not None
         measured = self._state[self._table.sources]
         request = action.astype(float)
         turned = self._turned(request, measured.astype(float)) if self._turns else []
-        moved, codes = self._limiter.move(request.tolist(), measured.tolist())
+        moved, codes = self._limiter.move(request.tolist(), measured.tolist(), is_hold)
         if moved is None and not turned:
             return action if action.dtype == np.float32 else action.astype(np.float32), ()
         given = np.array(request if moved is None else moved, np.float32)

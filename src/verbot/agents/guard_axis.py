@@ -95,8 +95,8 @@ class AxisLimiter:
             self.target = 0.0 if self.is_rate else min(max(request, self.low), self.high)
         self.velocity = self.change = 0.0
 
-    def check(self, request: float, measured: float) -> bool:
-        """Whether the request, a finite number, keeps all limits as it is."""
+    def check(self, request: float, measured: float, is_hold: bool = False) -> bool:
+        """Whether the request, a finite number, keeps all limits as it is; one that `is_hold` is led nowhere."""
         p, v, rate = self.target, self.velocity, self.rate_hz
         above, below, above_rule, below_rule = self.high - p, p - self.low, self.high_rule, self.low_rule
         self.rule, self.is_pulled = "", False
@@ -130,7 +130,7 @@ class AxisLimiter:
         smooth = v + self.change
         self.top = top = top if top < smooth + onset else smooth + onset
         self.bottom = bottom = bottom if bottom > smooth - onset else smooth - onset
-        if self.is_rate and self.is_measured and not self.low <= measured <= self.high:
+        if self.is_rate and self.is_measured and not is_hold and not self.low <= measured <= self.high:
             self._pull(wanted, measured)
         if self.rule:
             return False

@@ -33,12 +33,15 @@ class MotionLimiter:
         self.is_anchored = False
         self._is_known = self._is_known and not forget
 
-    def move(self, request: list[float], measured: list[float]) -> tuple[list[float] | None, list[str] | None]:
+    def move(
+        self, request: list[float], measured: list[float], is_hold: bool = False
+    ) -> tuple[list[float] | None, list[str] | None]:
         """The action to give instead of `request`, and for each axis the broken rule or ``""``. None, None: no change.
 
         Args:
             request: a finite number for each axis.
             measured: where the robot is.
+            is_hold: the robot is to rest, also where it is outside its box.
         """
         axes = self.axes
         if not self.is_anchored:
@@ -46,7 +49,7 @@ class MotionLimiter:
                 axis.anchor(number, place, self._is_known)
             self._forget()
             self.is_anchored = self._is_known = True
-        kept = [axis.check(number, place) for axis, number, place in zip(axes, request, measured, strict=True)]
+        kept = [axis.check(number, place, is_hold) for axis, number, place in zip(axes, request, measured, strict=True)]
         given = [axis.aim if fine else axis.limited() for axis, fine in zip(axes, kept, strict=True)]
         if changed := not all(kept):
             self._along(given, kept)
