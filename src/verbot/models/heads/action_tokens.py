@@ -26,8 +26,9 @@ class ActionTokens(nn.Module):
 
     Only a word that is a bin can be said. Training is that of the language model: the cross-entropy over its whole vocabulary.
 
-    Sources: ``"rt2"``: Brohan et al. 2023: 256 bins from the lowest to the highest, as RT-1, whose words text does not use; ``"openvla"``:
-    Kim et al. 2024: 255 centers between the 1st and the 99th percentile, whose words are the last ones, bin 0 the very last.
+    Sources: ``"rt2"``: Brohan et al. 2023: 256 bins from the lowest to the highest, as RT-1, whose words text does not use;
+    ``"openvla"``: Kim et al. 2024: 255 centers between the 1st and the 99th percentile, whose words are the last ones, bin 0 the
+    very last.
 
     Args:
         convention: see above.
