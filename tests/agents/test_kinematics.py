@@ -52,6 +52,47 @@ def test_forward_kinematics_is_that_of_two_links():
     np.testing.assert_allclose(degrees.positions(np.degrees(angles)), expected, atol=1e-12)
 
 
+def transform(joint, value):
+    """The transform of a joint as a matrix (4, 4), by Rodrigues' formula."""
+    (w, *v), axis = joint.quaternion, np.array(joint.axis)
+    placed, moved = np.eye(4), np.eye(4)
+    placed[:3, :3] = np.eye(3) + 2 * w * cross(v) + 2 * cross(v) @ cross(v)
+    placed[:3, 3] = joint.xyz
+    if joint.kind == "revolute":
+        moved[:3, :3] += math.sin(value) * cross(axis) + (1 - math.cos(value)) * cross(axis) @ cross(axis)
+    if joint.kind == "prismatic":
+        moved[:3, 3] = axis * value
+    return placed @ moved
+
+
+def cross(v):
+    return np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "scale"), [("revolute", "rad", 1.0), ("revolute", "deg", math.pi / 180), ("prismatic", "mm", 1e-3)]
+)
+def test_forward_kinematics_is_the_product_of_the_transforms_of_all_joints(kind, unit, scale):
+    rng = np.random.default_rng(3)
+
+    def direction(size):
+        return tuple((v := rng.normal(size=size)) / np.linalg.norm(v))
+
+    kinds = (kind, "fixed", kind, kind, kind, "fixed", kind, "fixed", "fixed")
+    joints = tuple(
+        ChainJoint(f"j{i}", tuple(rng.normal(size=3)), direction(4), direction(3), each) for i, each in enumerate(kinds)
+    )
+    chain, axes = KinematicChain("hand", "joints", joints), ("j6", "j3", "other", "j0", "j2", "j4")
+    kinematics, values = ForwardKinematics(chain, axes, unit), rng.uniform(-3, 3, (20, 6)) / scale
+    for row, position in zip(values, kinematics.positions(values), strict=True):
+        by_name, product = dict(zip(axes, row * scale, strict=True)), np.eye(4)
+        for joint in joints:
+            product = product @ transform(joint, by_name.get(joint.name, 0.0))
+        np.testing.assert_allclose(position, product[:3, 3], atol=1e-10)
+    away = kinematics.seen_from(np.array([1.0, 2.0, 3.0])).positions(values)
+    np.testing.assert_allclose(away, kinematics.positions(values) - (1.0, 2.0, 3.0), atol=1e-12)
+
+
 def test_no_change_of_a_joint_moves_the_end_effector_farther_than_its_reach():
     kinematics = ForwardKinematics(CHAIN, ("a", "b"), "rad")
     assert kinematics.reach.tolist() == pytest.approx([0.9, 0.4])

@@ -269,3 +269,17 @@ def test_without_fresh_noise_a_start_has_one_end():
     assert torch.equal(sample(1), sample(1)) and not torch.allclose(sample(1), sample(2))
     first = TokenGroup(fused.tokens[:1], fused.mask[:1], "fused")
     torch.testing.assert_close(head.predict(fused)[:1], head.predict(first))  # whatever rows come beside it
+
+
+def test_a_regression_of_each_number_reads_as_many_tokens_as_a_chunk_has_numbers():
+    torch.manual_seed(0)
+    head = Regression(inputs(ARM, chunk=3, count=21), per_number=True)
+    fused, actions = group(4, 21), torch.rand(4, 3, 7, generator=torch.Generator().manual_seed(0))
+    actions = constrained(ARM, actions)
+    batch = batch_of(actions)
+    before = float(head.losses(fused, batch)["action"].detach())
+    assert head.predict(fused).shape == (4, 3, 7)
+    assert float(learn(head, fused, batch, 150)) < 0.25 * before
+    for count in (0, 1, 20):
+        with pytest.raises(ConfigError, match=r"a chunk of 3 actions has 21 numbers.*use the backbone 'vlm' with readouts=21"):
+            Regression(inputs(ARM, chunk=3, count=count), per_number=True)

@@ -29,8 +29,8 @@ from verbot.spec import Component, Observation
 from verbot.training import DaggerConfig, read_log, train_policy
 
 TINY = (
-    "act", "clip-clip", "film-policy", "goal-conditioned", "memory-vla", "multi-task", "octo", "pi0", "resnet-bert", "rt1",
-    "vit-vla",
+    "act", "clip-clip", "film-policy", "goal-conditioned", "memory-vla", "multi-task", "octo", "oft", "pi0", "pi0-lm",
+    "resnet-bert", "rt1", "vit-vla",
 )  # fmt: skip
 # Published parameters, and what of them may be missing or too many; each recipe says why.
 PAPERS = {

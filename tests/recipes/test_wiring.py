@@ -168,6 +168,46 @@ def test_pi0_has_an_expert_that_reads_the_fusion_layer_by_layer():
     assert one[2:] == (10, group.tokens.shape[1]), "ten actions attend to all tokens, the overview's among them"
 
 
+def test_the_expert_of_pi0_lm_attends_to_the_keys_and_values_of_each_layer_of_its_trunk():
+    """Kills: pi0-lm whose expert reads hidden states, or not every layer."""
+    network, batch = ready("pi0-lm")
+    group = network(batch).fused
+    leaves = group.cache.changed(lambda x: x.detach().requires_grad_())
+    last = group.tokens.detach().requires_grad_()
+    head, generator = network.head, torch.Generator().manual_seed(0)
+    head.losses(dataclasses.replace(group, tokens=last, layers=None, cache=leaves), batch, generator)["action"].backward()
+    assert len(leaves.keys) == len(head.expert.decoder.layers) == 3
+    for pair in zip(leaves.keys, leaves.values, strict=True):
+        assert all((each.grad.abs().amax((1, 2, 3)) > 0).all() for each in pair)
+    assert last.grad is None, "not what comes after the last"
+    learned(network, batch)
+    assert all_reached(head.expert)
+    assert not reached(network.backbone.trunk.decoder.layers[2].mlp) and reached(network.backbone.trunk.decoder.layers[1].mlp)
+    texts = actions(network, with_sentences(batch, network, LEFT)), actions(network, with_sentences(batch, network, RIGHT))
+    assert differs(*texts)
+
+
+def test_oft_reads_one_placeholder_for_each_number_in_one_pass():
+    """Kills: oft without its placeholders, or with a causal mask among them."""
+    network, batch = ready("oft")
+    group = network(batch).fused
+    assert group.tokens.shape[1] == 70 == network.backbone.fusion.readouts.shape[0]
+    calls = []
+    network.backbone.trunk.decoder.register_forward_hook(lambda *_: calls.append(1))
+    before = actions(network, batch)
+    assert len(calls) == 1
+    changed = dataclasses.replace(group, tokens=group.tokens.clone())
+    changed.tokens[:, 7:14] *= torch.linspace(-1, 1, 7)[:, None]  # of the second action
+    with torch.no_grad():
+        apart = (network.head.predict(changed) - network.head.predict(group)).abs().amax((0, 2))
+    assert apart[1] > 1e-4 and (apart[[0, *range(2, 10)]] == 0).all()
+    with torch.no_grad():
+        network.backbone.fusion.readouts[69] += 1
+    assert differs(actions(network, batch)[:, :1], before[:, :1]), "the first action reads the last placeholder"
+    learned(network, batch)
+    assert all_reached(network.head) and network.backbone.fusion.readouts.grad.abs().amax(1).min() > 0
+
+
 def test_octo_has_readouts_a_diffusion_head_a_past_and_goals_in_pictures():
     """Kills: octo without goal, readout, past, noise or stem."""
     network, batch = ready("octo")

@@ -109,7 +109,8 @@ class AxisLimiter:
         else:
             wanted, goal, rounding = (request - p) * rate, request, 0.0
             loose = ((abs(request) + abs(p)) * rate + abs(wanted) + abs(v)) * ROUNDING + 1e-12
-            near = min(max(goal, self.low), self.high)
+            near = self.low if self.low > goal else goal
+            near = self.high if self.high < near else near
         if near != goal and abs(near - goal) > rounding:
             self.rule = above_rule if goal > near else below_rule
         if not self.is_rate and self.lead < NONE:
@@ -125,11 +126,15 @@ class AxisLimiter:
         fastest, slowest, brake, onset = self.fastest, self.slowest, self.brake, self.onset
         upper = NONE if above >= self.needed else self._stoppable(above)
         lower = -NONE if below >= self.needed else -self._stoppable(below)
-        self.hard_top = top = min(fastest, upper, v + brake)
-        self.hard_bottom = bottom = max(slowest, lower, v - brake)
-        smooth = v + self.change
-        self.top = top = top if top < smooth + onset else smooth + onset
-        self.bottom = bottom = bottom if bottom > smooth - onset else smooth - onset
+        # Comparisons instead of min and max, whose calls would cost more than the rest.
+        top, bottom, above, below = fastest, slowest, v + brake, v - brake
+        top = upper if upper < top else top
+        self.hard_top = top = above if above < top else top
+        bottom = lower if lower > bottom else bottom
+        self.hard_bottom = bottom = below if below > bottom else bottom
+        above, below = v + self.change + onset, v + self.change - onset
+        self.top = top = top if top < above else above
+        self.bottom = bottom = bottom if bottom > below else below
         if self.is_rate and self.is_measured and not is_hold and not self.low <= measured <= self.high:
             self._pull(wanted, measured)
         if self.rule:
@@ -154,10 +159,16 @@ class AxisLimiter:
 
     def limited(self) -> float:
         """The velocity to give instead, when `check` found that the request does not keep all limits."""
-        v, smooth = self.velocity, self.velocity + self.change
-        given = min(max(self.aim, smooth - self.onset), smooth + self.onset)
-        given = min(max(given, self.hard_bottom), self.hard_top)
-        return min(max(given, v - self.brake), v + self.brake)  # where no command led out of the box
+        v, given, brake, onset = self.velocity, self.aim, self.brake, self.onset
+        smooth = v + self.change
+        for least, most in (
+            (smooth - onset, smooth + onset),
+            (self.hard_bottom, self.hard_top),
+            (v - brake, v + brake),  # where no command led out of the box
+        ):
+            given = least if least > given else given
+            given = most if most < given else given
+        return given
 
     def remember(self, velocity: float, measured: float) -> bool:
         """The velocity that is given. Returns whether the target follows what was measured."""

@@ -74,12 +74,16 @@ class MotionLimiter:
             axes = self.axes[place.start : place.stop]
             if all(kept[place.start : place.stop]) or any(axis.is_pulled for axis in axes):
                 continue
-            shares = [
-                velocity / axis.aim for axis, velocity in zip(axes, given[place.start : place.stop], strict=True) if axis.aim
-            ]
+            aims = [axis.aim for axis in axes]
+            shares = [velocity / aim for aim, velocity in zip(aims, given[place.start : place.stop], strict=True) if aim]
             share = max(min(shares, default=1.0), 0.0)
-            slowed = [axis.aim * share for axis in axes]
-            if all(axis.bottom - 1e-12 <= velocity <= axis.top + 1e-12 for axis, velocity in zip(axes, slowed, strict=True)):
+            slowed = []
+            for axis, aim in zip(axes, aims, strict=True):
+                velocity = aim * share
+                if not axis.bottom - 1e-12 <= velocity <= axis.top + 1e-12:
+                    break
+                slowed.append(velocity)
+            else:
                 given[place.start : place.stop] = slowed
 
     def _remember(self, velocities: list[float], measured: list[float]) -> None:

@@ -26,12 +26,13 @@ class WorkspaceLimiter:
     """
 
     def __init__(self, chain: ChainBox, axes: Sequence[AxisLimiter]):
-        self.place, self._axes, self._kinematics = chain.place, tuple(axes), chain.kinematics
+        self.place, self._axes, middle = chain.place, tuple(axes), 0.5 * (chain.low + chain.high)
+        self._kinematics = chain.kinematics.seen_from(middle)
         self._reach: list[float] = chain.kinematics.reach.tolist()
-        self._middle, self._half = 0.5 * (chain.low + chain.high), 0.5 * (chain.high - chain.low) - _MARGIN_M
-        self._period = 1.0 / axes[0].rate_hz
-        self._brake = np.array([axis.brake for axis in axes])
-        self._half_brake, self._counts = 0.5 * self._brake, np.arange(-1.0, 15.0)[:, None]
+        self._brakes = [axis.brake for axis in axes]
+        self._half: list[float] = (0.5 * (chain.high - chain.low) - _MARGIN_M).tolist()
+        self._period, self._counts = 1.0 / axes[0].rate_hz, np.arange(-1.0, 15.0)
+        self._bends = [0.5 * brake * self._period for brake in self._brakes]
         self._room = -1.0  # how far the end effector is from its edge, at least, in m
 
     def forget(self) -> None:
@@ -49,8 +50,10 @@ class WorkspaceLimiter:
         return asked
 
     def _slower(self, asked: list[float]) -> tuple[list[float], float]:
-        speeds = [(axis.velocity, axis.brake) for axis in self._axes]
-        braked = [v - min(max(v, -brake), brake) for v, brake in speeds]
+        braked = []
+        for axis, brake in zip(self._axes, self._brakes, strict=True):
+            v = axis.velocity
+            braked.append(v - brake if v > brake else v + brake if v < -brake else 0.0)
         for share in _SHARES:
             tried = [rest + share * (w - rest) for rest, w in zip(braked, asked, strict=True)]
             moved, way = self._way(tried)
@@ -61,24 +64,33 @@ class WorkspaceLimiter:
     def _way(self, velocities: list[float]) -> tuple[float, float]:
         """How far, in m, the end effector moves at most in this step, and until rest."""
         moved = stopped = 0.0
-        for w, axis, reach in zip(velocities, self._axes, self._reach, strict=True):
+        for w, brake, reach in zip(velocities, self._brakes, self._reach, strict=True):
             speed = abs(w)
-            steps = speed // axis.brake
             moved += reach * speed
-            stopped += reach * steps * (speed - 0.5 * axis.brake * (steps + 1.0))
+            if speed >= brake:
+                steps = speed // brake
+                stopped += reach * steps * (speed - 0.5 * brake * (steps + 1.0))
         return moved * self._period, (moved + stopped) * self._period
 
     def _look(self, velocities: list[float]) -> tuple[float, bool]:
-        """How far from the edge the end effector is, in m, and whether it stays inside until rest, or comes no further out."""
-        w = np.array(velocities)
-        speed = np.abs(w)
-        steps = np.floor(speed / self._brake)
-        most = int(steps.max())
-        counts = self._counts[: most + 2] if most < 14 else np.arange(-1.0, most + 1.0)[:, None]
-        # (points, axes): steps before the first velocity is left, none, and after; an axis rests when it has braked.
-        taken = np.minimum(counts, steps)
-        path = (speed - self._half_brake * taken) * (taken + 1.0) * np.copysign(self._period, w)
-        path += [axis.target for axis in self._axes]
-        beyond = np.abs(self._kinematics.positions(path) - self._middle) - self._half
-        now = float(beyond[0].max())
-        return -now, float(beyond.max()) <= max(now, 0.0) + 1e-9
+        """How far from the edge the end effector is, in m, and whether it stays inside until rest, or comes no further out.
+
+        A joint that has gone on for n steps after this one is at p + (|w| - a n / 2) (n + 1) T, in the direction of w.
+        """
+        rows, most, period = [], 0.0, self._period
+        for w, axis, brake, bend in zip(velocities, self._axes, self._brakes, self._bends, strict=True):
+            step, steps = w * period, abs(w) / brake // 1.0
+            most = steps if steps > most else most
+            bend = bend if w >= 0.0 else -bend
+            rows.append((steps, axis.target + step, step - bend, bend))
+        counts = self._counts[: int(most) + 2] if most < 14.0 else np.arange(-1.0, most + 1.0)
+        limits, starts, slopes, bends = np.array(rows).T[:, :, None]
+        # (axes, points): steps before the first velocity is left, none, and after; an axis rests when it has braked.
+        taken = np.minimum(counts, limits)
+        path = starts + taken * (slopes - taken * bends)
+        places = np.abs(self._kinematics.positions(path.T))  # from the middle of the box
+        flat: list[float] = places.ravel().tolist()
+        x, y, z = self._half
+        now = max(flat[0] - x, flat[1] - y, flat[2] - z)
+        farthest = max(max(flat[::3]) - x, max(flat[1::3]) - y, max(flat[2::3]) - z)
+        return -now, farthest <= max(now, 0.0) + 1e-9

@@ -54,7 +54,7 @@ class HoldAction:
                 action[place] = last[place]
             elif component.kind in TARGETS:
                 action[place] = state[self._sources[component.name]]
-        held: FloatArray = np.clip(action, self._low, self._high)
+        held: FloatArray = np.minimum(np.maximum(action, self._low), self._high)
         return held
 
 

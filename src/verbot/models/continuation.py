@@ -110,7 +110,8 @@ def recordable(condition: Conditioning) -> Conditioning:
             return condition.clone()
         layers = None if condition.layers is None else tuple(layer.clone() for layer in condition.layers)
         tokens = condition.tokens.clone() if layers is None else layers[-1]
-        return TokenGroup(tokens, condition.mask.clone(), condition.kind, layers=layers)
+        cache = None if condition.cache is None else condition.cache.changed(Tensor.clone)
+        return TokenGroup(tokens, condition.mask.clone(), condition.kind, layers=layers, cache=cache)
 
 
 def integrate_guided(

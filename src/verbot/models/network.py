@@ -12,7 +12,7 @@ from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, Features, NetworkOutput, NetworkParts, Queries, TrainingObjective
 from verbot.models.flat_names import FlatNames
-from verbot.models.protocols import InitializesLast
+from verbot.models.protocols import GivesKeysValues, InitializesLast
 from verbot.models.registries import Objective, Part, backbones, heads, objectives
 from verbot.models.speaking import SpeakingBackbone, SpeakingHead
 from verbot.models.stochastic import ContinuingHead, StochasticHead, sampled
@@ -42,7 +42,8 @@ class VLANetwork(FlatNames):
         check_backbone(config, kind)
         self.backbone = backbones.build(config.backbone.name, config, self.sizes, **config.backbone.options)
         tokenizer = self.backbone.tokenizer if isinstance(self.backbone, SpeakingBackbone) else None
-        inputs = HeadInput(self.sizes, self.backbone.width, self.backbone.count, tokenizer)
+        keys_of = self.backbone.keys_of if isinstance(self.backbone, GivesKeysValues) else None
+        inputs = HeadInput(self.sizes, self.backbone.width, self.backbone.count, tokenizer, keys_of)
         self.head = heads.build(config.head.name, inputs, **config.head.options)
         check_layers(config, self.backbone, self.head)
         check_speaks(config, self.backbone, self.head)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # configurations use these protocols without torch
     from verbot.models.action_space import ActionReadout
     from verbot.models.exported_text import ExportedText
     from verbot.models.tokens import Batch, TextBatch, TokenGroup
+    from verbot.models.trunks.architecture import DecoderConfig
 
 Options = Mapping[str, Any]
 
@@ -172,6 +173,13 @@ class GivesLayers(Protocol):
     """A fusion, or a backbone, whose tokens have `TokenGroup.layers`."""
 
     gives_layers: int  # 0 for none
+
+
+@runtime_checkable
+class GivesKeysValues(Protocol):
+    """A backbone whose fused tokens have `TokenGroup.cache`, of a language trunk of this architecture."""
+
+    keys_of: DecoderConfig | None  # None if they have not
 
 
 @runtime_checkable

@@ -14,7 +14,8 @@ from torch import Tensor
 from verbot.spec import Component
 
 if TYPE_CHECKING:
-    from verbot.models.trunks.base import TextTokenizer
+    from verbot.models.trunks.architecture import DecoderConfig
+    from verbot.models.trunks.base import KeyValueCache, TextTokenizer
 
 TEXT_TILE = 64
 MemoryState = dict[str, Tensor]  # the state of a memory; every tensor has one row (b, …) per episode
@@ -33,6 +34,7 @@ class TokenGroup:
         heatmaps: (b, n, h, w) logits of the spatial distributions whose means are `points`; for keypoints only.
         layers: the inputs of each transformer block that computed these tokens, in order, each (b, n, d) with the same mask;
             None if they were not kept.
+        cache: the keys and values of these tokens in each block of the language trunk that computed them; None if there is none.
     """
 
     tokens: Tensor
@@ -41,6 +43,7 @@ class TokenGroup:
     points: Tensor | None = None
     heatmaps: Tensor | None = None
     layers: tuple[Tensor, ...] | None = None
+    cache: KeyValueCache | None = None
 
     @property
     def width(self) -> int:
@@ -50,7 +53,8 @@ class TokenGroup:
         """A selection of rows."""
         points, heatmaps = (None if x is None else x[rows] for x in (self.points, self.heatmaps))
         layers = None if self.layers is None else tuple(layer[rows] for layer in self.layers)
-        return TokenGroup(self.tokens[rows], self.mask[rows], self.kind, points, heatmaps, layers)
+        cache = None if self.cache is None else self.cache.select(rows)
+        return TokenGroup(self.tokens[rows], self.mask[rows], self.kind, points, heatmaps, layers, cache)
 
     def mean(self) -> Tensor:
         """The mean of the valid tokens, (b, e); zero if there are none."""
@@ -59,7 +63,7 @@ class TokenGroup:
 
 
 def join(groups: Sequence[TokenGroup], kind: str = "joined") -> TokenGroup:
-    """Concatenate `groups` to one group, without points, heatmaps and layers."""
+    """Concatenate `groups` to one group, without points, heatmaps, layers and cache."""
     return TokenGroup(torch.cat([g.tokens for g in groups], 1), torch.cat([g.mask for g in groups], 1), kind)
 
 
@@ -101,12 +105,14 @@ class HeadInput:
         width: e of the fused tokens that it reads.
         count: n of them; 0 is any number.
         tokenizer: of the backbone's language trunk; None for a backbone without one.
+        trunk: the architecture of the language trunk, if the fused tokens have its keys and values (`TokenGroup.cache`).
     """
 
     sizes: Sizes
     width: int
     count: int
     tokenizer: TextTokenizer | None = None
+    trunk: DecoderConfig | None = None
 
 
 @dataclass(frozen=True)

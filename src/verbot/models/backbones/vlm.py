@@ -165,7 +165,8 @@ class PrefixBuilder(nn.Module):
 class VisionLanguageModel(Modular):
     """A language trunk whose prefix holds the instruction and the tokens of the vision and the state encoder.
 
-    A head reads the trunk's hidden states, of learned readouts or of the whole prefix, layer by layer if it can; or it speaks
+    A head reads the trunk's hidden states, of learned readouts or of the whole prefix, layer by layer if it can, or its keys and
+    values; or it speaks
     (`verbot.models.protocols.SpeakingHead`): its ids follow the prefix, after `Batch.text_targets`. Sources: RT-2 (Brohan et al.
     2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
     """
@@ -180,6 +181,7 @@ class VisionLanguageModel(Modular):
         if config.word_dropout:
             raise ConfigError(f"the backbone 'vlm' knows all words; word_dropout is {config.word_dropout:g}, expected 0")
         self.gives_layers = self.trunk.depth if not prompt.readouts else 0
+        self.keys_of = self.trunk.config if not prompt.readouts else None
 
     def _make_language(self) -> TrunkText:
         part = self._prompt.part
@@ -222,7 +224,8 @@ class VisionLanguageModel(Modular):
         length, read = prefix.x.shape[1], self._prompt.readouts
         kept = slice(length - read if read else 0, length)
         layers = None if read else tuple(layer[:, kept] for layer in out.layers)
-        fused = TokenGroup(out.hidden[:, kept], prefix.mask[:, kept], "fused", layers=layers)
+        cache = None if read else out.cache.first(length)
+        fused = TokenGroup(out.hidden[:, kept], prefix.mask[:, kept], "fused", layers=layers, cache=cache)
         spoken = None if suffix is None else Spoken(suffix, out.hidden[:, length:], self.trunk.logits)
         state = dataclasses.replace(prefix, cache=out.cache) if suffix is None else None
         return dataclasses.replace(features, fused=fused, before_memory=fused, spoken=spoken, prefix=state)

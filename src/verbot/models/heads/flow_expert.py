@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,8 @@ from verbot.models.heads.flow import continued, flow_loss, integrate
 from verbot.models.layers.transformer import CrossBlock, sinusoid
 from verbot.models.registries import heads
 from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
+from verbot.models.trunks.architecture import DecoderConfig
+from verbot.models.trunks.decoder import LanguageDecoder
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,49 @@ class ExpertBlock:
 
     Args:
         heads, expansion: number of attention heads, and the feed-forward expansion.
+        joint: as in π0: block i of the expert is a block as those of the language trunk, but `hidden` wide. In one softmax each
+            action attends to the keys and values of the trunk's block i and to those of all actions. `heads` and `layers` are
+            those of the trunk.
+        insulated: the loss does not reach the trunk through its keys and values (Driess et al. 2025): other losses have to
+            train it.
     """
 
     heads: int = 4
     expansion: int = 2
+    joint: bool = False
+    insulated: bool = False
 
 
 BLOCK = ExpertBlock()
+
+
+class JointExpert(nn.Module):
+    """The blocks of π0's action expert: those of a language trunk, with a width of their own.
+
+    Actions (b, k, hidden) attend to the n tokens before, whose keys and values `TokenGroup.cache` holds, and to one another;
+    their positions follow those of the tokens.
+    """
+
+    def __init__(self, trunk: DecoderConfig, hidden: int, block: ExpertBlock):
+        super().__init__()
+        own = dataclasses.replace(trunk, vocabulary=0, width=hidden, hidden=block.expansion * hidden)
+        self.decoder, self.insulated = LanguageDecoder(own), block.insulated
+        self.decoder.initialize()
+
+    def condition(self, fused: TokenGroup) -> TokenGroup:
+        """`fused` with the keys and values that are read, and nothing else. Raises `ConfigError` if it has none."""
+        cache = fused.cache
+        if cache is None:
+            raise ConfigError("the joint flow_expert head reads keys and values; the fused tokens have none")
+        cache = cache.changed(Tensor.detach) if self.insulated else cache
+        return TokenGroup(fused.tokens[:, :, :0], fused.mask, fused.kind, cache=cache)
+
+    def forward(self, actions: Tensor, condition: TokenGroup) -> Tensor:
+        count, mask = actions.shape[1], condition.mask
+        allowed = torch.cat([mask, mask.new_ones(len(mask), count)], 1).unsqueeze(1).expand(-1, count, -1)
+        positions = mask.sum(1, keepdim=True) + torch.arange(count, device=mask.device)
+        hidden: Tensor = self.decoder(actions, allowed, positions, condition.cache).hidden
+        return hidden
 
 
 @heads.register("flow_expert")
@@ -40,15 +79,16 @@ class FlowExpert(nn.Module):
     Each noisy action is one token, combined with the time by an MLP. `layers` blocks of cross-attention to the fused tokens,
     self-attention and feed-forward layers map each token to the velocity of its action. With `layerwise`, block i attends to the
     input of layer i of the fusion, as in π0; the output of the last fusion layer is then unused. Otherwise all blocks attend to
-    the output of the fusion, which should return all its tokens. Unlike here, π0 attends to fused tokens and actions in one
-    softmax.
+    the output of the fusion, which should return all its tokens. With `joint`, the expert attends to the keys and values of a
+    language trunk (backbone ``vlm``) and to its actions in one softmax, as π0. In prediction the trunk runs once, and each
+    integration step only the expert.
 
     Args:
         hidden, layers: width and number of blocks of the expert.
         block: options of each block.
         steps: number of steps of the integration; 10 in π0.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
-        layerwise: needs a fusion with as many layers as the expert: ``concat`` with ``hidden=0``.
+        layerwise: needs as many layers as the expert has: of the fusion ``concat`` with ``hidden=0``, or of a language trunk.
         continuation: options of continuing the actions of an earlier chunk.
     """
 
@@ -71,16 +111,19 @@ class FlowExpert(nn.Module):
         sizes, width = inputs.sizes, inputs.width
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.continuation = continuation
+        self.continuation, self.block = continuation, block
         continuation.check(sizes.chunk)
         self.reads_layers = layers if layerwise else 0
-        if layerwise:
+        if block.joint:
+            self.expert = JointExpert(_architecture(inputs, layers, layerwise, block), hidden, block)
+        elif layerwise:
             self.reads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden)) for _ in range(layers))
         else:
             self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.noisy, self.places = nn.Linear(sizes.action_size, hidden), nn.Parameter(torch.randn(sizes.chunk, hidden) * 0.02)
         self.mix = nn.Sequential(nn.Linear(hidden + TIMES, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.blocks = nn.ModuleList(CrossBlock(hidden, block.heads, block.expansion) for _ in range(layers))
+        if not block.joint:
+            self.blocks = nn.ModuleList(CrossBlock(hidden, block.heads, block.expansion) for _ in range(layers))
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, sizes.action_size))
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -93,6 +136,8 @@ class FlowExpert(nn.Module):
 
         Raises `ConfigError` if the number of fusion layers differs from the number of blocks.
         """
+        if self.block.joint:
+            return self.expert.condition(fused)
         if not self.reads_layers:
             return TokenGroup(self.read(fused.tokens), fused.mask, fused.kind)
         given = fused.layers or ()
@@ -107,6 +152,8 @@ class FlowExpert(nn.Module):
         if clean is not None:
             times = torch.where(clean.unsqueeze(-1), sinusoid(torch.full_like(time, 100), TIMES)[:, None].to(x.dtype), times)
         h = self.mix(torch.cat([self.noisy(x), times], -1)) + self.places  # (b, k, hidden)
+        if self.block.joint:
+            return self.out(self.expert(h, condition))
         everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         for block, keys in zip(self.blocks, condition.layers or (condition.tokens,) * len(self.blocks), strict=True):
             h = block(h, everything, keys, condition.mask)
@@ -133,4 +180,22 @@ def _repeat(group: TokenGroup, times: int) -> TokenGroup:
     """Repeat every row `times` times."""
     layers = None if group.layers is None else tuple(x.repeat_interleave(times, 0) for x in group.layers)
     tokens = group.tokens.repeat_interleave(times, 0) if layers is None else layers[-1]
-    return TokenGroup(tokens, group.mask.repeat_interleave(times, 0), group.kind, layers=layers)
+    cache = None if group.cache is None else group.cache.changed(lambda x: x.repeat_interleave(times, 0))
+    return TokenGroup(tokens, group.mask.repeat_interleave(times, 0), group.kind, layers=layers, cache=cache)
+
+
+def _architecture(inputs: HeadInput, layers: int, layerwise: bool, block: ExpertBlock) -> DecoderConfig:
+    """Of the trunk whose keys and values are read. Raises `ConfigError` if there is none, or for other heads and layers."""
+    if layerwise:
+        raise ConfigError("a flow_expert head reads the trunk's layers (layerwise) or its keys and values (joint), not both")
+    trunk = inputs.trunk
+    if trunk is None:
+        raise ConfigError(
+            "a joint flow_expert head reads the keys and values of a language trunk; use the backbone 'vlm', with readouts=0"
+        )
+    if (block.heads, layers) != (trunk.heads, trunk.depth):
+        raise ConfigError(
+            f"a joint flow_expert head has {block.heads} heads and {layers} layers, and the language trunk {trunk.heads} and "
+            f"{trunk.depth}; set head.heads={trunk.heads} and head.layers={trunk.depth}"
+        )
+    return trunk

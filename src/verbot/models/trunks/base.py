@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from verbot.models.trunks.architecture import DecoderConfig
 
 
 @runtime_checkable
@@ -57,7 +59,15 @@ class KeyValueCache:
 
     def select(self, rows: slice | Tensor) -> KeyValueCache:
         """A selection of rows."""
-        return KeyValueCache(tuple(k[rows] for k in self.keys), tuple(v[rows] for v in self.values))
+        return self.changed(lambda x: x[rows])
+
+    def first(self, count: int) -> KeyValueCache:
+        """Of the first tokens only."""
+        return self.changed(lambda x: x[:, :, :count])
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> KeyValueCache:
+        """A copy with `change` of every tensor."""
+        return KeyValueCache(tuple(map(change, self.keys)), tuple(map(change, self.values)))
 
 
 def _joined(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -87,6 +97,7 @@ class LanguageTrunk(nn.Module, ABC):
 
     width: int  # d of the hidden states
     depth: int  # number of blocks
+    config: DecoderConfig  # of its blocks
     tokenizer: TextTokenizer
 
     @abstractmethod

@@ -130,7 +130,7 @@ class HFTrunk(LanguageTrunk):
         architecture, text, folder, reason = _found(source, fitted)
         config = decoder_config(architecture).first(source.depth or 0)
         self.tokenizer = PublishedTokenizer(text, architecture, config.vocabulary)
-        self.width, self.depth = config.width, config.depth
+        self.config, self.width, self.depth = config, config.width, config.depth
         if self.frozen:
             assert folder is not None
             decoder = _frozen(folder, pretrained.identity(folder), self.depth, dtype)

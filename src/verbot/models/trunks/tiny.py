@@ -126,6 +126,7 @@ class Tiny(LanguageTrunk):
         self.decoder = LanguageDecoder(
             DecoderConfig(self.tokenizer.size, width, layers, heads, key_heads, width // heads, hidden), checkpointing
         )
+        self.config = self.decoder.config
         self.decoder.initialize()
 
     @staticmethod
