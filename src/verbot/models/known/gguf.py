@@ -57,7 +57,7 @@ def _q8_0(blocks: Bytes) -> Floats:
 
 
 @dataclass(frozen=True)
-class Encoding:
+class TensorEncoding:
     """How numbers are stored: `block` of them in `size` bytes, which `read` turns from (n, size) uint8 to float32."""
 
     name: str
@@ -67,12 +67,12 @@ class Encoding:
 
 
 ENCODINGS = {
-    0: Encoding("F32", 1, 4, _plain("<f4")),
-    1: Encoding("F16", 1, 2, _plain("<f2")),
-    2: Encoding("Q4_0", BLOCK, 18, _q4_0),
-    3: Encoding("Q4_1", BLOCK, 20, _q4_1),
-    8: Encoding("Q8_0", BLOCK, 34, _q8_0),
-    30: Encoding("BF16", 1, 2, _bfloat16),
+    0: TensorEncoding("F32", 1, 4, _plain("<f4")),
+    1: TensorEncoding("F16", 1, 2, _plain("<f2")),
+    2: TensorEncoding("Q4_0", BLOCK, 18, _q4_0),
+    3: TensorEncoding("Q4_1", BLOCK, 20, _q4_1),
+    8: TensorEncoding("Q8_0", BLOCK, 34, _q8_0),
+    30: TensorEncoding("BF16", 1, 2, _bfloat16),
 }
 
 
@@ -81,7 +81,7 @@ class TensorInfo:
     """A tensor in the file: its shape as numpy has it (the last axis is contiguous), and where its bytes are."""
 
     shape: tuple[int, ...]
-    encoding: Encoding
+    encoding: TensorEncoding
     offset: int
 
     @property
@@ -168,7 +168,7 @@ class GGUFFile:
         return found
 
     def _checked(self, count: int) -> int:
-        """A number of things that each take at least a byte."""
+        """A number of values that each take at least a byte."""
         if count > len(self._content) - self._at:
             raise CorruptFileError(self.path, "ends early")
         return count

@@ -108,9 +108,9 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     d, hidden, h = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * h, config["num_key_value_heads"] * h
     of_part = {
-        "input_layernorm": (d,), "post_attention_layernorm": (d,), "self_attn.q_proj": (queries, d), "self_attn.k_proj": (keys, d),
-        "self_attn.v_proj": (keys, d), "self_attn.o_proj": (d, queries), "mlp.gate_proj": (hidden, d), "mlp.up_proj": (hidden, d),
-        "mlp.down_proj": (d, hidden),
+        "input_layernorm": (d,), "post_attention_layernorm": (d,), "self_attn.q_proj": (queries, d),
+        "self_attn.k_proj": (keys, d), "self_attn.v_proj": (keys, d), "self_attn.o_proj": (d, queries),
+        "mlp.gate_proj": (hidden, d), "mlp.up_proj": (hidden, d), "mlp.down_proj": (d, hidden),
     }  # fmt: skip
     whole = {"model.embed_tokens.weight": (config["vocab_size"], d), "model.norm.weight": (d,)}
     if not config["tie_word_embeddings"]:

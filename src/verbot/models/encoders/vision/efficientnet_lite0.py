@@ -28,8 +28,8 @@ AS_IMAGE = "image"
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 (Tan & Le 2019) for all views, with language-conditioned heatmaps over several of its feature maps.
 
-    The maps of all `strides` are read on the grid of the finest. The tokens are one per heatmap, as in `QueryConv`; with `patches`
-    also the mean of each view and the cells of the coarsest grid. The weights of a frozen network are not part of a saved policy;
+    The maps of all `strides` are read on the grid of the finest. The tokens are one per heatmap, as in `QueryConv`; with
+    `patches` also the mean of each view and the cells of the coarsest grid. The weights of a frozen network are not part of a saved policy;
     their sha256 is saved and checked. A trained one is saved completely. Batch norm uses its stored statistics.
 
     Args:
@@ -147,7 +147,7 @@ class EfficientNetLite0(nn.Module):
     def _run(self, images: Tensor) -> Tensor:
         self._absence.check()
         if not self.frozen:
-            return self.tower(images)  # type: ignore[no-any-return]
+            return self.tower(images)
         with torch.no_grad():
             found: Tensor = self._tower.to(images.device)(images)
         return found
