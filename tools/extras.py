@@ -80,6 +80,9 @@ _CORE = (
     "robot teleoperate simulated --robot-set env=navigation --seconds 0.1",  # without a page it ends
     "robot record simulated --robot-set env=navigation --out rover --instruction go --episodes 2",  # as many are there
     "robot replay playback rover 0 --robot-set path=rover --steps 2",
+    "models list",
+    "models fetch --help",  # it would download
+    "models check --help",  # it would check what this machine has
     "serve --help",  # it would serve until a signal ends it
 )
 _SIM = (

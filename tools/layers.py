@@ -27,6 +27,7 @@ LEVELS = {
     "drafts": 0,
     "files": 1,
     "folders": 2,
+    "model_store": 2,
     "yaml_values": 0,
     "ranges": 1,
     "registry": 1,

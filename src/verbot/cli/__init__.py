@@ -30,6 +30,7 @@ from verbot.cli.inspect import (
     doctor_command,
     list_command,
 )
+from verbot.cli.models import models_check_command, models_fetch_command, models_list_command
 from verbot.cli.optimize import optimize_command
 from verbot.cli.robot import (
     robot_calibrate_command,
@@ -77,6 +78,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "robot teleoperate": robot_teleoperate_command,
     "robot record": robot_record_command,
     "robot replay": robot_replay_command,
+    "models list": models_list_command,
+    "models fetch": models_fetch_command,
+    "models check": models_check_command,
     "list": list_command,
     "config": config_command,
     "doctor": doctor_command,

