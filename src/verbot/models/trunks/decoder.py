@@ -197,4 +197,4 @@ def _scaled(rates: Tensor, scaling: RotaryScaling) -> Tensor:
 def _rotated(x: Tensor, rotation: Rotation) -> Tensor:
     cosines, sines = rotation
     first, second = x.chunk(2, -1)
-    return x * cosines + torch.cat([-second, first], -1) * sines
+    return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)
