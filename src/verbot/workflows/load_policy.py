@@ -111,13 +111,17 @@ def _open_to_evaluate(folder: str, device: str) -> Policy:
         return policy
     from verbot.policy.batch_invariance import batch_invariant
     from verbot.policy.policy import VLAPolicy
+    from verbot.policy.published.policy import PublishedPolicy
 
+    if isinstance(policy, PublishedPolicy):
+        policy.one_by_one = True
+        return policy
     return batch_invariant(policy) if isinstance(policy, VLAPolicy) else policy
 
 
 def _published_source(name: str, device: str) -> PolicySource:
     policy = open_policy(name, device)
-    return PolicySource(name, functools.partial(open_policy, name, device), _identity_of(policy)[:16], policy.spec)
+    return PolicySource(name, functools.partial(_open_to_evaluate, name, device), _identity_of(policy)[:16], policy.spec)
 
 
 def _remote_source(url: str) -> PolicySource:

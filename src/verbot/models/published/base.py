@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from verbot.models.allocation import uncounted
 from verbot.models.trunks.weights import Targets, TensorFiles, load_exactly
 
+# Checkpoints below this are read into memory, because rounding depends on where in memory a weight lies; larger ones are mapped.
+MAPPED_FROM = 2**30  # bytes
 Network = TypeVar("Network", bound=nn.Module)
 Inputs = Mapping[str, Tensor]
 
@@ -68,9 +70,9 @@ def filled(
 
     Args:
         targets: the weights that a tensor of the files fills, by its name; an unknown name is its own target, which is refused.
-        dtype: of the weights; None keeps that of the files, whose memory they then share.
+        dtype: of the weights; None keeps that of the files, whose memory they then share if it is large.
 
-    Buffers of the network that no file holds must not be persistent, and be made in `reset_buffers` if it has them.
+    Buffers of the network that no file holds must not be persistent, and not be made on the meta device.
 
     Raises `CorruptFileError` for a tensor that is unknown, missing, misshapen or doubled, and names it.
     """
@@ -78,6 +80,9 @@ def filled(
         with torch.device("meta"):
             network = build()
         load_exactly(network, tensors, targets, dtype)
+        if sum(value.nbytes for value in network.state_dict().values()) < MAPPED_FROM:
+            own = {name: value.clone() for name, value in network.state_dict().items()}
+            network.load_state_dict(own, assign=True)
     if len({value.dtype for value in network.state_dict().values() if value.is_floating_point()}) > 1:
         accept_every_dtype(network)
     names = WeightNames({name: path.name for name, path in tensors.files.items()}, {n: targets(n) for n in tensors.files})

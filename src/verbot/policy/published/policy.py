@@ -19,6 +19,7 @@ from verbot.files import destination, drafting, sha256, write
 from verbot.folders import recover, replace_folder
 from verbot.models.lora import merged
 from verbot.models.published.base import PublishedNetwork
+from verbot.models.trunks.weights import INDEX
 from verbot.policy.checks import checksums
 from verbot.policy.published.base import PublishedParts
 from verbot.policy.published.history import FrameHistory
@@ -45,6 +46,7 @@ class PublishedPolicy:
         self.parts, self.folder, self.family, self.robot = parts, folder, family, robot
         self._history = FrameHistory(parts.history, parts.spec, 1 / self.spec.rate_hz)
         self._loaded = self._versions()
+        self.one_by_one = False  # rounding then depends on no other observation of a batch
         self._identity = ""
 
     @property
@@ -76,6 +78,9 @@ class PublishedPolicy:
             changed["weights"] = list(checksums(self.network))
         return sha256(to_json({"of": self._identity, **changed})) if changed else self._identity
 
+    def _indices(self) -> list[str]:
+        return [path.name for path in self.folder.glob(INDEX)]
+
     def _versions(self) -> tuple[int, ...]:
         """They grow when a weight is changed in place, as optimizers do."""
         return tuple(weight._version for weight in self.network.parameters())
@@ -92,6 +97,8 @@ class PublishedPolicy:
 
         Raises `SpecError` for an observation that does not fit the spec, `PolicyError` if the prediction is not finite.
         """
+        if self.one_by_one and len(observations) > 1:
+            return [chunk for each in observations for chunk in self.predict([each])]
         if not observations:
             return []
         seen = [self._seen(observation) for observation in observations]
@@ -113,10 +120,11 @@ class PublishedPolicy:
         ]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the policy in its published layout, under its published names, in place of what `save` wrote there before.
+        """Write the policy in its published layout, under its published names, into a new folder.
 
-        Adapters are merged. Tensors that the network does not have are left out. Raises `UnwritableError` on a full disk, and
-        `ConfigError` for a folder that holds something else.
+        Files of weights that were not trained are copied. Trained ones are written anew, with merged adapters, and without the
+        tensors that the network does not have. Raises `UnwritableError` on a full disk, and `ConfigError` for a folder that holds
+        something already.
         """
         target = destination(Path(path))
         recover(target)
@@ -124,9 +132,17 @@ class PublishedPolicy:
             raise ConfigError(f"{target} holds files already; give a new folder for a published policy")
         with drafting(target) as draft:
             draft.mkdir()
-            for name, tensors in self.parts.names.published(merged(self.network)).items():
-                save_file(tensors, draft / name, {"format": "pt"})
-            for name in self.parts.kept:
+            kept = [*self.parts.kept]
+            if self._versions() == self._loaded:
+                kept += [*dict.fromkeys(self.parts.names.files.values()), *self._indices()]
+            else:
+                files = self.parts.names.published(merged(self.network))
+                for name, tensors in files.items():
+                    save_file(tensors, draft / name, {"format": "pt"})
+                places = {tensor: name for name, tensors in files.items() for tensor in tensors}
+                for name in self._indices():
+                    write(draft / name, to_json({"metadata": {}, "weight_map": places}))
+            for name in kept:
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.folder / name, draft / name)
             if self.robot is not None:
