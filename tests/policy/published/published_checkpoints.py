@@ -94,9 +94,33 @@ def pi_shapes(adaptive: bool) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+RESNET_WIDTHS = (64, 128, 256, 512)
+
+
+def resnet_shapes(
+    norm: str, stem: tuple[str, str] = ("conv1", "bn1"), layer: str = "layer{}", first: int = 1
+) -> dict[str, tuple[int, ...]]:
+    """Of torchvision's ResNet-18 up to its last stage. `norm` is ``"frozen"``, ``"batch"`` or ``"group"``."""
+    kinds = {"group": ("weight", "bias")}.get(norm, ("weight", "bias", "running_mean", "running_var"))
+    convolutions, norms = {f"{stem[0]}.weight": (64, 3, 7, 7)}, {stem[1]: 64}
+    before = 64
+    for number, width in enumerate(RESNET_WIDTHS):
+        for block in range(2):
+            name = f"{layer.format(number + first)}.{block}"
+            convolutions[f"{name}.conv1.weight"] = (width, before if block == 0 else width, 3, 3)
+            convolutions[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            norms |= {f"{name}.bn1": width, f"{name}.bn2": width}
+            if block == 0 and number:
+                convolutions[f"{name}.downsample.0.weight"] = (width, before, 1, 1)
+                norms[f"{name}.downsample.1"] = width
+        before = width
+    return {**convolutions, **{f"{name}.{kind}": (width,) for name, width in norms.items() for kind in kinds}}
+
+
 def drawn(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
+    found = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
+    return {name: value.abs() + 0.5 if name.endswith("running_var") else value for name, value in found.items()}
 
 
 def write_tokenizer(folder: Path, *special: str) -> None:

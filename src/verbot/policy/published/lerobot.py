@@ -119,6 +119,11 @@ class LeRobotFiles:
                     f"{self.folder / CONFIG} has {name} {self.config[name]!r}, which verbot does not compute; expected {off!r}"
                 )
 
+    def refuse_feature(self, name: str) -> None:
+        """Raise `ConfigError` if the policy reads a feature that no observation of verbot has."""
+        if name in self.config["input_features"]:
+            raise ConfigError(f"{self.folder / CONFIG}: the policy reads {name}, which verbot's observations do not have")
+
     def scaling(self, kind: str, feature: str, default: str) -> Scaling:
         """How a feature of a kind (``"STATE"``, ``"ACTION"``, ``"VISUAL"``) is normalized."""
         mapping = self.config.get("normalization_mapping") or {}

@@ -151,17 +151,21 @@ class PublishedPolicy:
 
     def _seen(self, observation: Observation) -> Observation:
         """The observation in terms of the checkpoint, checked."""
-        spec, own = self.spec, self.parts.spec
+        own = self.parts.spec
         if self.robot is not None:
-            observation.check(spec)
-            return self.robot.seen(observation, own)
-        for camera in own.cameras if self.parts.resized else ():
+            observation.check(self.robot.spec)
+            observation = self.robot.seen(observation, own)
+        if not self.parts.resized:
+            observation.check(own)
+            return observation
+        for camera in own.cameras:
             image = observation.images.get(camera.name)
             if image is not None and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size):
                 raise SpecError(f"camera {camera.name!r} gave {image.dtype} {image.shape}; expected uint8 (h, w, 3)")
-        if not self.parts.resized:
-            observation.check(spec)
-        elif observation.state.shape != (own.state_size,) or not np.isfinite(observation.state).all():
+        if not any(camera.name in observation.images for camera in own.cameras):
+            has = ", ".join(observation.images) or "none"
+            raise SpecError(f"the observation has none of the cameras {', '.join(own.camera_names)}; it has {has}")
+        if observation.state.shape != (own.state_size,) or not np.isfinite(observation.state).all():
             raise SpecError(
                 f"the state has shape {observation.state.shape}; this policy expects ({own.state_size},), finite throughout"
             )
