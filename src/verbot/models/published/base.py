@@ -9,11 +9,13 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from verbot.models.allocation import uncounted
 from verbot.models.trunks.weights import Targets, TensorFiles, load_exactly
 
 # Checkpoints below this are read into memory, because rounding depends on where in memory a weight lies; larger ones are mapped.
+RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
 MAPPED_FROM = 2**30  # bytes
 Network = TypeVar("Network", bound=nn.Module)
 Inputs = Mapping[str, Tensor]
@@ -77,7 +79,7 @@ def filled(
     Raises `CorruptFileError` for a tensor that is unknown, missing, misshapen or doubled, and names it.
     """
     with uncounted():
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             network = build()
         load_exactly(network, tensors, targets, dtype)
         if sum(value.nbytes for value in network.state_dict().values()) < MAPPED_FROM:
@@ -87,6 +89,17 @@ def filled(
         accept_every_dtype(network)
     names = WeightNames({name: path.name for name, path in tensors.files.items()}, {n: targets(n) for n in tensors.files})
     return network.eval(), names
+
+
+class Undrawn(TorchFunctionMode):
+    """Weights inside are not drawn. On the meta device drawing would import torch's compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def accept_every_dtype(network: nn.Module) -> None:
