@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from verbot.models.allocation import uncounted
 from verbot.models.trunks.weights import Targets, TensorFiles, load_exactly
 
-# Checkpoints below this are read into memory, because rounding depends on where in memory a weight lies; larger ones are mapped.
 RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
+# Checkpoints below this are read into memory, because rounding depends on where in memory a weight lies; larger ones are mapped.
 MAPPED_FROM = 2**30  # bytes
 Network = TypeVar("Network", bound=nn.Module)
 Inputs = Mapping[str, Tensor]

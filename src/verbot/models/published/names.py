@@ -11,6 +11,7 @@ from verbot.models.encoders.vision.published_towers import TowerConfig
 from verbot.models.trunks.architecture import DecoderConfig
 from verbot.models.trunks.weights import COMPILED, Targets, TensorFiles
 
+STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")  # among the weights of old files of LeRobot
 Naming = Callable[[str], str | None]  # a tensor's published name -> the plain name that a family knows; None to leave it out
 
 

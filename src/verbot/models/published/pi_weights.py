@@ -9,7 +9,7 @@ import torch
 
 from verbot.errors import CorruptFileError
 from verbot.models.encoders.vision.published_towers import TowerConfig, tower_targets
-from verbot.models.published.names import Shapes, below, without_wrappers
+from verbot.models.published.names import STATISTICS, Shapes, below, without_wrappers
 from verbot.models.published.pi import PiConfig
 from verbot.models.trunks.weights import Targets, TensorFiles
 
@@ -17,7 +17,6 @@ BODY, VISION, LANGUAGE, EXPERT = "paligemma_with_expert.", "vision_tower.", "lan
 HEAD, EMBEDDING = "lm_head.weight", f"{LANGUAGE}embed_tokens.weight"
 SIGLIP_HEAD = 72  # of the So400m tower, which all of these have
 UNUSED = ("gemma_expert.lm_head.weight", "gemma_expert.model.embed_tokens.weight")
-STATISTICS = re.compile(r"(normalize_inputs|normalize_targets|unnormalize_outputs)\.buffer_")  # in old files of LeRobot
 # Where the modules of PaliGemma lay in the versions of transformers that files were written with.
 MOVED = (
     (re.compile(r"^paligemma\.(?:model\.)?language_model\.lm_head\."), "lm_head."),
@@ -31,7 +30,7 @@ MOVED = (
 def plain_name(name: str) -> str | None:
     """The name of a tensor without wrappers, with PaliGemma's modules where they are now; None for what no network has."""
     name = without_wrappers(name, "model.")
-    if STATISTICS.match(name):
+    if name.startswith(STATISTICS):
         return None
     if not name.startswith(BODY):
         return name

@@ -151,7 +151,7 @@ class GroupedAttention(nn.Module):
         q, k, v = (self._split(applied(part, x, own, name)) for name, part in parts.items())
         if self.head_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = _rotated(q, rotation), _rotated(k, rotation)
+        q, k = rotated(q, rotation), rotated(k, rotation)
         if past is not None:
             k, v = torch.cat([past[0].to(k.dtype), k], 2), torch.cat([past[1].to(v.dtype), v], 2)
         read = F.scaled_dot_product_attention(q, self._shared(k), self._shared(v), attn_mask=mask)  # (b, heads, n, h)
@@ -194,7 +194,7 @@ def _scaled(rates: Tensor, scaling: RotaryScaling) -> Tensor:
     return rates * (kept + (1 - kept) / scaling.factor)
 
 
-def _rotated(x: Tensor, rotation: Rotation) -> Tensor:
+def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     cosines, sines = rotation
     first, second = x.chunk(2, -1)
     return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from verbot.models.published.act import ActConfig, ActNetwork
 from verbot.models.published.base import filled
-from verbot.models.published.names import without_wrappers
-from verbot.models.published.pi_weights import STATISTICS
+from verbot.models.published.names import STATISTICS, without_wrappers
 from verbot.models.trunks.weights import Targets
 from verbot.policy.published.base import OpenOptions, PublishedParts, families
 from verbot.policy.published.images import unit_range
@@ -62,7 +61,7 @@ def scaled_image(image: Tensor, scaling: Scaling) -> Tensor:
 def plain_targets(name: str) -> Targets:
     """A weight's own name; none for statistics among the weights of old files."""
     own = without_wrappers(name, "model.")
-    return () if STATISTICS.match(own) else (own,)
+    return () if own.startswith(STATISTICS) else (own,)
 
 
 @families.register("act")
