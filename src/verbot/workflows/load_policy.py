@@ -14,7 +14,7 @@ from verbot.envs import make_env
 from verbot.envs.fitting import fitting_options
 from verbot.errors import ConfigError, VerbotError
 from verbot.policy.identity import policy_identity
-from verbot.policy.opening import load_policy
+from verbot.policy.opening import PUBLISHED, load_policy
 from verbot.policy.runtime import RuntimePolicy, is_exported
 from verbot.policy.storage import json_table, policy_folder
 from verbot.rollout.baselines import PolicySource
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def open_policy(name: str, device: str = "cpu") -> Policy:
-    """The policy called `name`: a folder, ``"starter"``, or a server's ``ws://`` address, which has a device of its own
-    (see `open_remote`).
+    """The policy called `name`: a folder, ``"starter"``, ``"hf:..."`` for a published one, or a server's ``ws://`` address, which
+    has a device of its own (see `open_remote`).
 
     Raises `ConfigError` if there is no such device.
 
@@ -71,6 +71,8 @@ def policy_source(name: str, device: str = "cpu") -> PolicySource:
     """
     if name.startswith(("ws://", "wss://")):
         return _remote_source(name)
+    if name.startswith(PUBLISHED):
+        return _published_source(name, device)
     folder = policy_folder(name)
     identity = policy_identity(folder)[:16]
     if device != "cpu" and not is_exported(folder):
@@ -90,6 +92,8 @@ def policy_spec(name: str) -> RobotSpec | None:
     if name.startswith(("ws://", "wss://")):
         with open_remote(name) as remote:
             return remote.spec
+    if name.startswith(PUBLISHED):
+        return load_policy(name).spec
     folder = policy_folder(name)
     policy_identity(folder)
     try:
@@ -107,8 +111,17 @@ def _open_to_evaluate(folder: str, device: str) -> Policy:
         return policy
     from verbot.policy.batch_invariance import batch_invariant
     from verbot.policy.policy import VLAPolicy
+    from verbot.policy.published.policy import PublishedPolicy
 
+    if isinstance(policy, PublishedPolicy):
+        policy.one_by_one = True
+        return policy
     return batch_invariant(policy) if isinstance(policy, VLAPolicy) else policy
+
+
+def _published_source(name: str, device: str) -> PolicySource:
+    policy = open_policy(name, device)
+    return PolicySource(name, functools.partial(_open_to_evaluate, name, device), _identity_of(policy)[:16], policy.spec)
 
 
 def _remote_source(url: str) -> PolicySource:

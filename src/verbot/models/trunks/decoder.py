@@ -198,4 +198,4 @@ def rotated(x: Tensor, rotation: Rotation) -> Tensor:
     """Queries or keys (b, g, n, h), turned by their positions."""
     cosines, sines = rotation
     first, second = x.chunk(2, -1)
-    return x * cosines + torch.cat([-second, first], -1) * sines
+    return (x * cosines + torch.cat([-second, first], -1) * sines).to(x.dtype)

@@ -41,13 +41,16 @@ class TensorFiles:
     shapes: dict[str, tuple[int, ...]]
 
     @staticmethod
-    def find(folder: Path) -> TensorFiles:
-        """Those in `folder`, of its index if it has one. Raises `CorruptFileError` for what is missing, doubled or unreadable."""
+    def find(folder: Path, pattern: str = "*.safetensors") -> TensorFiles:
+        """Those in `folder`, of its index if it has one, else of the files of this pattern.
+
+        Raises `CorruptFileError` for what is missing, doubled or unreadable.
+        """
         indices = sorted(folder.glob(INDEX))
         if len(indices) > 1:
             raise CorruptFileError(folder, f"has {len(indices)} indices of weights, {', '.join(path.name for path in indices)}")
         index = _index(indices[0]) if indices else None
-        paths = sorted(folder.glob("*.safetensors")) if index is None else [folder / name for name in sorted({*index.values()})]
+        paths = sorted(folder.glob(pattern)) if index is None else [folder / name for name in sorted({*index.values()})]
         if not paths:
             raise ConfigError(f"{folder} has no weights in safetensors")
         files, shapes = dict[str, Path](), dict[str, tuple[int, ...]]()
