@@ -75,6 +75,7 @@ class Sizes:
         action: the action's components, in order.
         history: t, the number of input frames; their tokens are concatenated, oldest first.
         depth_views: number of depth cameras, whose images have the same size.
+        reads_ahead: a state encoder reads two states, that of then and how far it is from that of now.
     """
 
     width: int
@@ -86,6 +87,12 @@ class Sizes:
     action: tuple[Component, ...]
     history: int = 1
     depth_views: int = 0
+    reads_ahead: bool = False
+
+    @property
+    def state_input(self) -> int:
+        """The dimensions of what a state encoder reads."""
+        return 2 * self.state if self.reads_ahead else self.state
 
     @property
     def action_size(self) -> int:
@@ -248,6 +255,7 @@ class Batch:
             without depth.
         planned: in prediction, the actions that are left of earlier chunks; None without any.
         text_targets: in training, what a language trunk says before its actions, or as an answer; None for nothing.
+        ahead: (b, s), the state from which on actions are predicted; None for that of the latest frame.
     """
 
     images: Tensor
@@ -269,6 +277,7 @@ class Batch:
     depth: Masked | None = None
     planned: PlannedActions | None = None
     text_targets: Suffix | None = None
+    ahead: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:

@@ -27,6 +27,7 @@ def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
 def check_backbone(config: NetworkConfig, backbone: type[Backbone]) -> None:
     """Raise `ConfigError` for a part of the configuration that this class of backbones would ignore."""
     chosen = [name for name in ("goal", "previous_action", "memory", "depth") if getattr(config, name) is not None]
+    chosen += ["ahead"] if config.ahead else []
     if ignored := [name for name in chosen if name not in backbone.uses]:
         raise ConfigError(
             f"the backbone {config.backbone.name!r} does not read {', '.join(ignored)} of the network: leave it out, or use the "

@@ -42,6 +42,8 @@ class WindowBatch:
         depth: float32 (b, t, d, h, w), meters, of the depth cameras; of size 0 without any. 0 where unknown.
         depth_mask: bool (b, t, d); False for padding and for a depth camera that the dataset lacks.
         text_tasks: what a language model reads and writes in each row; None in rows of actions alone.
+        ahead: float32 (b, s), the state from which on `actions` begin, with grippers where they were commanded to be; s is 0
+            without `WindowConfig.ahead`.
     """
 
     images: UInt8Array
@@ -64,6 +66,7 @@ class WindowBatch:
     depth: FloatArray
     depth_mask: BoolArray
     text_tasks: list[TextTask | None]
+    ahead: FloatArray
 
     def __len__(self) -> int:
         return len(self.index)

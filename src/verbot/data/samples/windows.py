@@ -24,10 +24,10 @@ from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
 from verbot.errors import ConfigError, DataError
-from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array
+from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array, moves
 from verbot.transforms import FitImage
 
-DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal
+DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal; one more with `ahead`
 CLIP, BLOCK = 16, 256  # frames in a clip and clips in a block, where the episodes are not in memory and the frames are
 
 
@@ -152,10 +152,15 @@ class Windows:
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
         """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
         chosen = np.asarray(indices, np.int64)
-        return self.gather(chosen, rng.random((len(chosen), DRAWS)))
+        return self.gather(chosen, rng.random((len(chosen), self.draws)))
+
+    @property
+    def draws(self) -> int:
+        """How many random numbers a window needs."""
+        return DRAWS + (self.config.ahead > 0)
 
     def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
-        """As `batch`, with random numbers (b, `DRAWS`) in [0, 1) given: the same numbers, the same windows."""
+        """As `batch`, with random numbers (b, `draws`) in [0, 1) given: the same numbers, the same windows."""
         stride, sequence = self.config.stride, self.config.sequence
         episodes, frames = self.locate(np.asarray(indices, np.int64))
         table = self._tables.of(episodes)
@@ -177,7 +182,8 @@ class Windows:
         config, place = self.config, table.places(now)
         first, end = table.starts[place], table.stops[place]
         past = now[:, None] + config.stride * np.arange(1 - config.history, 1)  # (b, t)
-        future = now[:, None] + np.arange(config.chunk)  # (b, k)
+        then = np.minimum(now + (draws[:, DRAWS] * (config.ahead + 1)).astype(np.int64), end - 1) if config.ahead else now
+        future = then[:, None] + np.arange(config.chunk)  # (b, k)
         past_mask = past >= first[:, None]
         past = np.maximum(past, first[:, None])
         future_mask = future < end[:, None]
@@ -221,7 +227,20 @@ class Windows:
             depth=depth,
             depth_mask=depth_mask,
             text_tasks=[None] * len(now),
+            ahead=self._ahead(table, now, then),
         )
+
+    def _ahead(self, table: EpisodeTable, now: Int64Array, then: Int64Array) -> FloatArray:
+        """The states of `then` as far as they can be known `now`, (b, s): what no action moves stays as it is."""
+        if not self.config.ahead:
+            return np.empty((len(now), 0), np.float32)
+        states, later = table.states[now].copy(), then > now
+        for move in moves(self.spec):
+            if move.action.kind == "gripper":
+                states[later, move.of_state] = table.actions[then[later] - 1, move.of_action]
+            else:
+                states[:, move.of_state] = table.states[then, move.of_state]
+        return states
 
     def _frames(self, episodes: Int64Array, past: Int64Array, now: Int64Array, last: Int64Array) -> Frames:
         earlier = self._recorded(np.repeat(episodes, past.shape[1]), past.ravel()).reshape(past.shape)
