@@ -17,7 +17,7 @@ from verbot.models.registries import Objective, Part, backbones, heads, objectiv
 from verbot.models.speaking import SpeakingBackbone, SpeakingHead
 from verbot.models.stochastic import ContinuingHead, StochasticHead, sampled
 from verbot.models.tokens import Batch, HeadInput, PlannedActions, Suffix
-from verbot.models.validation import check_backbone, check_classifier, check_layers, check_speaks, is_fusion_trained
+from verbot.models.validation import check_ahead, check_backbone, check_classifier, check_layers, check_speaks, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
@@ -47,6 +47,7 @@ class VLANetwork(FlatNames):
         check_layers(config, self.backbone, self.head)
         check_speaks(config, self.backbone, self.head)
         check_classifier(config, self.head)
+        check_ahead(config, self.head)
         parts = NetworkParts(self.sizes, self.backbone, self.head)
         modules = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(modules)  # type: ignore[assignment]

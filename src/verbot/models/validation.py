@@ -11,6 +11,7 @@ from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, TrainingObjective
 from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskClassifier
 from verbot.models.speaking import SpeakingBackbone, SpeakingHead
+from verbot.models.stochastic import ContinuingHead
 
 
 def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
@@ -70,6 +71,14 @@ def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
         raise ConfigError(
             f"the head {config.head.name!r} has a task classifier, and no objective trains it: add "
             f"objectives.task_classification, for example with a weight of 0.1"
+        )
+
+
+def check_ahead(config: NetworkConfig, head: nn.Module) -> None:
+    """Raise `ConfigError` for a head that continues committed actions, where the prediction begins after them."""
+    if config.ahead and isinstance(head, ContinuingHead) and head.continuation.prefix:
+        raise ConfigError(
+            "head.prefix continues the committed actions, and with ahead the prediction begins after them: leave one of them out"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,9 @@ class ForwardModel:
 def moves(spec: RobotSpec) -> list[Move]:
     """What the actions of a robot move: components of the same end effector, in the same frame and of fitting size."""
     found, taken = list[Move](), set[int]()
+    every = tuple(component.name for component in spec.state)
     for tool in spec.end_effectors:
+        tool = tool if spec.groups else dataclasses.replace(tool, state=every)  # its joints too
         for kind, moved in MOVES.items():
             action, state = spec.action_of(tool, kind), spec.state_of(tool, moved)
             if action is None or state is None or state[1].start in taken:
