@@ -354,7 +354,10 @@ def test_a_lost_policy_holds_at_once_and_other_errors_are_raised() -> None:
     ("estimate", "actions"),
     [
         (None, [0, 0, 100, 101, 102, 200, 201, 202, 300, 301]),  # asked at steps 0, 3 and 6; at 3 rows 101 and 102 are committed
-        (4, [0, 0, 100, 101, 102, 103, 104, 200, 201, 202, 203, 300]),  # the answer of step 5 waits until step 7, and so do queries
+        (
+            4,
+            [0, 0, 100, 101, 102, 103, 104, 200, 201, 202, 203, 300],
+        ),  # the answer of step 5 waits until step 7, and so do queries
         (1, [0, 0, 100, 101, 102, 201, 202, 203, 301, 302]),  # one row more was executed: it is skipped
         (0, [0, 0, 100, 101, 102, 202, 203, 204, 302, 303]),  # as by the method aligned
     ],

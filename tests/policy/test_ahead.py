@@ -61,7 +61,7 @@ def test_exact_rolling_sums_displacements_and_turns_and_puts_grippers_where_they
     np.testing.assert_allclose(wild[:3], [0.10, -0.05 + 0.05, -0.05], atol=1e-6)  # the robot clips actions to their ranges
 
 
-def test_a_tool_that_runs_after_its_target_goes_on_when_it_is_told_nothing() -> None:
+def test_a_tool_that_runs_after_its_target_goes_on_when_nothing_is_commanded() -> None:
     model = ForwardModel(ARM, {"position_delta": Response(0.5, 0.08), "rotation_delta": Response(0.5)})
     before, still = HOME.copy(), np.zeros((3, 7), np.float32)
     before[0] = -0.02
@@ -94,7 +94,10 @@ def test_other_robots_are_rolled_forward_as_their_actions_say() -> None:
 
 
 def test_how_a_robot_follows_is_found_in_noisy_demonstrations() -> None:
-    rng, truth = np.random.default_rng(0), ForwardModel(ARM, {"position_delta": Response(0.6, 0.08), "rotation_delta": Response(0.4)})
+    rng, truth = (
+        np.random.default_rng(0),
+        ForwardModel(ARM, {"position_delta": Response(0.6, 0.08), "rotation_delta": Response(0.4)}),
+    )
     episodes = []
     for _ in range(40):
         actions = np.repeat(rng.uniform(-1, 1, (8, 7)), 4, 0) * [*[0.05] * 3, *[0.1] * 3, 1]
@@ -142,7 +145,11 @@ def test_the_forward_model_comes_with_the_policy(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "plain" / "policy.json").read_text())
     assert "ahead" not in record and "ahead" not in record["network"]  # as it was before
     path = tmp_path / "policy" / "policy.json"
-    for wrong, said in (({"position_delta": {"share": 2}}, "share 2"), ({"legs": {}}, "no action 'legs'"), ([], "expected a table")):
+    for wrong, said in (
+        ({"position_delta": {"share": 2}}, "share 2"),
+        ({"legs": {}}, "no action 'legs'"),
+        ([], "expected a table"),
+    ):
         damaged = json.dumps({**json.loads(path.read_text()), "ahead": wrong}).encode()
         path.write_bytes(damaged)
         manifest = tmp_path / "policy" / "manifest.json"

@@ -75,11 +75,11 @@ class RealTimeAgent:
     the newest observation.
 
     ``guided``, ``trained`` and ``ahead`` need a policy that continues planned actions in this way
-    (`verbot.contracts.ContinuingPolicy`). They report as committed what the delay is expected to take. If the actions run out, the
-    robot is held until an answer comes. Observations must have a clock.
+    (`verbot.contracts.ContinuingPolicy`). They report as committed what the delay is expected to take. If the actions run out,
+    the robot is held until an answer comes. Observations must have a clock.
 
-    The answer to a query ``ahead`` begins after the committed rows. If it comes before they are executed, it waits for that; if it
-    comes later, as many of its rows are skipped as were executed beyond them.
+    The answer to a query ``ahead`` begins after the committed rows. If it comes before they are executed, it waits for that; if
+    it comes later, as many of its rows are skipped as were executed beyond them.
 
     Args:
         policy: predicts the chunks; shared with other agents and never changed.
@@ -94,8 +94,8 @@ class RealTimeAgent:
         PolicyError: when a chunk holds fewer than `execute` actions, or cannot be executed.
 
     Source: Black et al. 2025, "Real-Time Execution of Action Chunking Flow Policies"; of ``corrected``, Sendai et al. 2025,
-    "Leave No Observation Behind: Real-time Correction for VLA Action Chunks"; of ``ahead``, Tang et al. 2025, "VLASH: Real-Time VLAs
-    via Future-State-Aware Asynchronous Inference".
+    "Leave No Observation Behind: Real-time Correction for VLA Action Chunks"; of ``ahead``, Tang et al. 2025, "VLASH: Real-Time
+    VLAs via Future-State-Aware Asynchronous Inference".
     """
 
     def __init__(

@@ -283,6 +283,14 @@ class NetworkConfig:
         from verbot.models.tokens import Sizes
 
         return Sizes(
-            self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history, depth_views,
+            self.width,
+            len(spec.cameras),
+            height,
+            width_px,
+            spec.state_size,
+            self.chunk,
+            spec.action,
+            self.history,
+            depth_views,
             reads_ahead=self.ahead > 0,
         )

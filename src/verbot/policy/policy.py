@@ -223,9 +223,8 @@ class VLAPolicy:
         depth = depth_of_windows(window, self._fitter) if self._depth_cameras else {}
         words = text_targets(self.network.backbone, window.text_tasks)
         extra: dict[str, Any] = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
-        extra |= {**previous_action, **goals, **depth}
-        if self.config.ahead:
-            extra["ahead"] = torch.from_numpy(self._state.forward(window.ahead))
+        ahead = {"ahead": torch.from_numpy(self._state.forward(window.ahead))} if self.config.ahead else {}
+        extra |= {**previous_action, **goals, **depth, **ahead}
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:

@@ -40,7 +40,9 @@ class Response:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or (self.lead is not None and not 0 < self.lead < np.inf):
-            raise SpecError(f"a response has the share {self.share} and the lead {self.lead}; expected 0 < share <= 1 and a lead > 0")
+            raise SpecError(
+                f"a response has the share {self.share} and the lead {self.lead}; expected 0 < share <= 1 and a lead > 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,7 @@ class ForwardModel:
         if unknown := sorted(set(self.responses) - known):
             raise SpecError(f"robot {self.spec.name!r} has no action {unknown[0]!r} that moves its state; it has {sorted(known)}")
 
-    def path(
-        self, states: FloatArray, before: FloatArray | None, actions: FloatArray, only: Move | None = None
-    ) -> FloatArray:
+    def path(self, states: FloatArray, before: FloatArray | None, actions: FloatArray, only: Move | None = None) -> FloatArray:
         """The states (n, k, s) after each of the actions (n, k, a), from states (n, s).
 
         Args:
@@ -94,7 +94,7 @@ class ForwardModel:
         low, high = self.spec.action_low(), self.spec.action_high()
         clipped = np.clip(actions, low, high).astype(np.float64)
         for move in moves(self.spec) if only is None else (only,):
-            start = states[:, move.of_state].astype(np.float64)
+            start: FloatingArray = states[:, move.of_state].astype(np.float64)
             last = start if before is None else before[:, move.of_state].astype(np.float64)
             response = self.responses.get(move.action.name, Response())
             path[..., move.of_state] = _path(move.action, response, start, last, clipped[..., move.of_action])
@@ -132,13 +132,14 @@ def moves(spec: RobotSpec) -> list[Move]:
     return found
 
 
-def _path(action: Component, response: Response, start: FloatingArray, last: FloatingArray, actions: FloatingArray) -> FloatingArray:
+def _path(
+    action: Component, response: Response, start: FloatingArray, last: FloatingArray, actions: FloatingArray
+) -> FloatingArray:
     """The path (n, k, d) of one part of the state."""
     if action.kind == "gripper":
         return _switched(action, actions) if response.is_switch else actions
-    return _turning(action.kind, response, start, last, actions) if action.kind in ("rotation_delta", "quaternion") else _moving(
-        action.kind, response, start, last, actions
-    )
+    turns = action.kind in ("rotation_delta", "quaternion")
+    return (_turning if turns else _moving)(action.kind, response, start, last, actions)
 
 
 def _switched(action: Component, actions: FloatingArray) -> FloatingArray:
@@ -168,8 +169,7 @@ def _turning(kind: str, response: Response, start: FloatingArray, last: Floating
         lead = _shortened(lead, response.lead)
         start, lead = _product(_quaternion(share * lead), start), (1 - share) * lead
         out.append(start)
-    path = np.stack(out, 1)
-    return path
+    return np.stack(out, 1)
 
 
 def _shortened(lead: FloatingArray, most: float | None) -> FloatingArray:

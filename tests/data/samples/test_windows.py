@@ -301,8 +301,9 @@ def test_instructions_with_a_gap_are_refused(dataset, monkeypatch):
 
 
 def test_actions_and_state_begin_some_steps_after_what_a_window_shows(dataset, rng):
-    plain, offset = Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS)), Windows(
-        dataset, WindowConfig(chunk=3, labels=KEYPOINTS, ahead=3)
+    plain, offset = (
+        Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS)),
+        Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS, ahead=3)),
     )
     assert (plain.draws, offset.draws) == (DRAWS, DRAWS + 1)
     every, row = np.arange(len(offset)), 0

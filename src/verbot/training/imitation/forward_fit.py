@@ -13,10 +13,10 @@ SHARES = tuple(np.round(np.arange(0.2, 1.001, 0.02), 2).tolist())  # that are tr
 LEADS = (0.5, 0.7, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.4, 2.8, 4.0)  # that are tried, in largest actions
 ROUNDS = 2
 STEPS, COMPARED = 8, (1, 2, 4, 8)  # after so many steps
-MOST_ROWS = 6000
+MOST_SAMPLES = 6000
 ENDS, MOSTLY = 0.05, 0.95  # a gripper is a switch if so many of its commands lie so near to the ends of its range
 
-Rows = tuple[FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]
+Samples = tuple[FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]
 
 
 def fit_forward(spec: RobotSpec, episodes: Iterable[tuple[FloatArray, FloatArray]]) -> ForwardModel:
@@ -45,18 +45,18 @@ def errors(model: ForwardModel, episodes: Iterable[tuple[FloatArray, FloatArray]
     return {k: (path[:, k - 1] - later[:, k - 1])[known[:, k - 1]].std(0) for k in COMPARED}
 
 
-def _rows(episodes: list[tuple[FloatArray, FloatArray]]) -> Rows:
+def _rows(episodes: list[tuple[FloatArray, FloatArray]]) -> Samples:
     """States, those before, actions (n, k, a), the states (n, k, s) after each, and which of these were recorded (n, k)."""
     parts = [each for states, actions in episodes for each in _of_episode(states, actions)]
     if not parts:
         raise ConfigError("every episode is shorter than three frames: nothing says how the robot follows its actions")
     arrays = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    every = -(-len(arrays[0]) // MOST_ROWS)
+    every = -(-len(arrays[0]) // MOST_SAMPLES)
     first, before, actions, later, known = (array[::every] for array in arrays)
     return first, before, actions, later, known
 
 
-def _of_episode(states: FloatArray, actions: FloatArray) -> Iterator[Rows]:
+def _of_episode(states: FloatArray, actions: FloatArray) -> Iterator[Samples]:
     count = len(states)
     if count < 3:
         return
@@ -66,7 +66,7 @@ def _of_episode(states: FloatArray, actions: FloatArray) -> Iterator[Rows]:
     yield states[now], states[now - 1], actions[within], states[within + 1], steps <= count - 2
 
 
-def _fitted(spec: RobotSpec, move: Move, rows: Rows) -> Response:
+def _fitted(spec: RobotSpec, move: Move, rows: Samples) -> Response:
     action, reach = move.action, float(np.abs([*move.action.low, *move.action.high]).max())
     if action.kind == "gripper":
         low, high = np.array(action.low), np.array(action.high)
@@ -75,12 +75,12 @@ def _fitted(spec: RobotSpec, move: Move, rows: Rows) -> Response:
     best = Response()
     for _ in range(ROUNDS):
         best = min((Response(share, best.lead) for share in SHARES), key=lambda each: _error(spec, move, each, rows))
-        leads = (None, *(reach * lead for lead in LEADS))
-        best = min((Response(best.share, lead) for lead in leads), key=lambda each: _error(spec, move, each, rows))
+        tried = (None, *(reach * lead for lead in LEADS))
+        best = min((Response(best.share, lead) for lead in tried), key=lambda each: _error(spec, move, each, rows))
     return best
 
 
-def _error(spec: RobotSpec, move: Move, response: Response, rows: Rows) -> float:
+def _error(spec: RobotSpec, move: Move, response: Response, rows: Samples) -> float:
     first, before, actions, later, known = rows
     path = ForwardModel(spec, {move.action.name: response}).path(first, before, actions, only=move)
     found = np.linalg.norm((path - later)[..., move.of_state], axis=-1)
