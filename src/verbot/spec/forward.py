@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -107,12 +106,6 @@ class ForwardModel:
         found: FloatArray = self.path(state[None], None if before is None else before[None], actions[None])[0, -1]
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """The responses, by the names of action components."""
-        return {
-            name: {"share": each.share, "lead": each.lead, "is_switch": each.is_switch} for name, each in self.responses.items()
-        }
-
 
 def moves(spec: RobotSpec) -> list[Move]:
     """What the actions of a robot move: components of the same end effector, in the same frame and of fitting size."""
@@ -149,7 +142,7 @@ def _switched(action: Component, actions: FloatingArray) -> FloatingArray:
 
 def _moving(kind: str, response: Response, start: FloatingArray, last: FloatingArray, actions: FloatingArray) -> FloatingArray:
     share, out = response.share, []
-    lead = (1 - share) / share * (start - last)
+    lead: FloatingArray = (1 - share) / share * (start - last)
     for step in range(actions.shape[1]):
         lead = _shortened(lead + actions[:, step] if kind in DELTAS else actions[:, step] - start, response.lead)
         start, lead = start + share * lead, (1 - share) * lead
