@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verbot.configuration import build
+from verbot.models.tokens import LaterActions
 from verbot.policy.stored import table_of
 from verbot.spec import ForwardModel, Observation, Response, RobotSpec
-from verbot.transforms import Affine
+from verbot.transforms import Affine, Pipeline
+
+if TYPE_CHECKING:
+    from verbot.data.samples.windows import WindowBatch
 
 AHEAD = "ahead"  # the continuation of a policy that reads where the robot will be, and its field in policy.json
 
@@ -25,6 +29,12 @@ def states_ahead(observations: Sequence[Observation], model: ForwardModel, trans
         committed = None if each.planned is None else each.planned[: each.committed]
         found.append(each.state if committed is None else model.ahead(each.state, each.previous_state, committed))
     return torch.from_numpy(transform.forward(np.stack(found)))
+
+
+def later_actions(window: WindowBatch, state: Affine, action: Pipeline) -> LaterActions:
+    """What windows have of later moments, normalized."""
+    arrays = (state.forward(window.ahead), action.forward(window.ahead_actions), window.ahead_mask)
+    return LaterActions(*(torch.from_numpy(np.ascontiguousarray(each)) for each in arrays))
 
 
 def stored_model(record: Mapping[str, Any], spec: RobotSpec) -> ForwardModel:

@@ -24,7 +24,7 @@ from verbot.models.queries import prepare_queries
 from verbot.models.speaking import text_targets
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
-from verbot.policy.ahead import AHEAD, model_files, states_ahead
+from verbot.policy.ahead import AHEAD, later_actions, model_files, states_ahead
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
@@ -223,8 +223,9 @@ class VLAPolicy:
         depth = depth_of_windows(window, self._fitter) if self._depth_cameras else {}
         words = text_targets(self.network.backbone, window.text_tasks)
         extra: dict[str, Any] = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
-        ahead = {"ahead": torch.from_numpy(self._state.forward(window.ahead))} if self.config.ahead else {}
-        extra |= {**previous_action, **goals, **depth, **ahead}
+        extra |= {**previous_action, **goals, **depth}
+        if self.config.ahead:
+            extra["later"] = later_actions(window, self._state, self.action_transform)
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from verbot.errors import ConfigError, UnknownNameError
 
 KEYPOINTS = ("hindsight", "grounding")
+OFFSETS = 3  # moments ahead of a frame that a window has, one of each part of the range
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class WindowConfig:
             and masked actions.
         grounding_queries: m, the number of other goals of its scene that a window before the first contact has.
         captions: number of captions of its scene, each with a hard negative (``extras["captions"]``), for such a window.
-        ahead: actions, and the state `WindowBatch.ahead`, begin up to so many control steps after the frame that the window
-            shows, every number equally likely; labels are those of that frame.
+        ahead: windows also have the states and actions of up to `OFFSETS` moments, up to so many control steps after the frame that
+            they show; 0 for none.
 
     Raises `ConfigError` for a number out of range, `UnknownNameError` for an unknown kind of keypoints.
     """
@@ -51,6 +52,11 @@ class WindowConfig:
     grounding_queries: int = 0
     captions: int = 0
     ahead: int = 0
+
+    @property
+    def offsets(self) -> int:
+        """m, the number of moments ahead of its frame that a window has."""
+        return min(OFFSETS, self.ahead)
 
     def __post_init__(self) -> None:
         for name in ("history", "chunk", "stride", "sequence"):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from verbot.errors import ConfigError, DataError
 from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array, moves
 from verbot.transforms import FitImage
 
-DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal; one more with `ahead`
+DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal; further ones say how far ahead
 CLIP, BLOCK = 16, 256  # frames in a clip and clips in a block, where the episodes are not in memory and the frames are
 
 
@@ -157,7 +158,7 @@ class Windows:
     @property
     def draws(self) -> int:
         """How many random numbers a window needs."""
-        return DRAWS + (self.config.ahead > 0)
+        return DRAWS + self.config.offsets
 
     def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
         """As `batch`, with random numbers (b, `draws`) in [0, 1) given: the same numbers, the same windows."""
@@ -182,8 +183,7 @@ class Windows:
         config, place = self.config, table.places(now)
         first, end = table.starts[place], table.stops[place]
         past = now[:, None] + config.stride * np.arange(1 - config.history, 1)  # (b, t)
-        then = np.minimum(now + (draws[:, DRAWS] * (config.ahead + 1)).astype(np.int64), end - 1) if config.ahead else now
-        future = then[:, None] + np.arange(config.chunk)  # (b, k)
+        future = now[:, None] + np.arange(config.chunk)  # (b, k)
         past_mask = past >= first[:, None]
         past = np.maximum(past, first[:, None])
         future_mask = future < end[:, None]
@@ -227,20 +227,26 @@ class Windows:
             depth=depth,
             depth_mask=depth_mask,
             text_tasks=[None] * len(now),
-            ahead=self._ahead(table, now, then),
+            **self._ahead(table, now, end, draws[:, DRAWS:], future_mask.any(1)),
         )
 
-    def _ahead(self, table: EpisodeTable, now: Int64Array, then: Int64Array) -> FloatArray:
-        """The states of `then` as far as they can be known `now`, (b, s): what no action moves stays as it is."""
-        if not self.config.ahead:
-            return np.empty((len(now), 0), np.float32)
-        states, later = table.states[now].copy(), then > now
-        for move in moves(self.spec):
+    def _ahead(
+        self, table: EpisodeTable, now: Int64Array, end: Int64Array, draws: npt.NDArray[np.float64], acts: BoolArray
+    ) -> dict[str, npt.NDArray[Any]]:
+        """States and actions from some later moments on; nothing is known beyond the `end` of the episode."""
+        offsets = self.config.offsets
+        steps = 1 + ((np.arange(offsets) + draws[:, :offsets]) / max(offsets, 1) * self.config.ahead).astype(np.int64)  # (b, m)
+        later = np.minimum(now[:, None] + steps, end[:, None] - 1)
+        states = np.repeat(table.states[now, None], offsets, 1)
+        for move in moves(self.spec) if offsets else ():
             if move.action.kind == "gripper":
-                states[later, move.of_state] = table.actions[then[later] - 1, move.of_action]
+                moved = later > now[:, None]
+                states[..., move.of_state][moved] = table.actions[later[moved] - 1, move.of_action]
             else:
-                states[:, move.of_state] = table.states[then, move.of_state]
-        return states
+                states[..., move.of_state] = table.states[later, move.of_state]
+        future = (now[:, None] + steps)[..., None] + np.arange(self.config.chunk)  # (b, m, k)
+        mask = (future < end[:, None, None]) & acts[:, None, None]
+        return {"ahead": states, "ahead_actions": table.actions[np.minimum(future, end[:, None, None] - 1)], "ahead_mask": mask}
 
     def _frames(self, episodes: Int64Array, past: Int64Array, now: Int64Array, last: Int64Array) -> Frames:
         earlier = self._recorded(np.repeat(episodes, past.shape[1]), past.ravel()).reshape(past.shape)

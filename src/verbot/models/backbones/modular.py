@@ -147,6 +147,11 @@ class Modular(Backbone):
         fused: TokenGroup = self.fusion([features.words, features.sentence, *self.seen(batch, features)])
         return dataclasses.replace(features, fused=fused, before_memory=fused)
 
+    def again(self, features: Features, batch: Batch) -> Features:
+        """The features of a batch that differs in `Batch.ahead` alone."""
+        fused: TokenGroup = self.fusion([features.words, features.sentence, *self.seen(batch, features)])
+        return dataclasses.replace(features, batch=batch, fused=fused, before_memory=fused)
+
     def seen(self, batch: Batch, features: Features) -> list[TokenGroup]:
         """The tokens of images, depth, state and previous action."""
         return [
