@@ -44,8 +44,9 @@ METHODS = {
     "regression": ("naive", "hold", "aligned", "blend", "anchored", "corrected"),
     "flow": ("naive", "hold", "aligned", "anchored", "guided"),
     "trained": ("naive", "hold", "trained"),
+    "ahead": ("naive", "hold", "aligned", "anchored", "ahead"),
 }
-ESTIMATED = ("guided", "trained")  # methods that use an estimate of the delay
+ESTIMATED = ("guided", "trained", "ahead")  # methods that use an estimate of the delay
 NAIVE, CORRECTED = "naive", "corrected"
 
 
@@ -54,7 +55,8 @@ class Arguments:
     """What to measure.
 
     Args:
-        regression, flow, trained: folders of policies: any head; a generative head; a flow head with a prefix. Those that are
+        regression, flow, trained, ahead: folders of policies: any head; a generative head; a flow head with a prefix; a network
+            that reads ahead. Those that are
             given are measured.
         out: a JSON file with all cells.
         delays: control steps that an answer takes.
@@ -69,6 +71,7 @@ class Arguments:
     regression: Path | None = None
     flow: Path | None = None
     trained: Path | None = None
+    ahead: Path | None = None
     out: Path = Path("outputs/delays.json")
     delays: tuple[int, ...] = (0, 1, 2, 4, 8)
     horizons: tuple[int, ...] = (4,)
@@ -82,7 +85,7 @@ class Arguments:
     seed: int = 0
 
     def policies(self) -> dict[str, Path]:
-        given = {"regression": self.regression, "flow": self.flow, "trained": self.trained}
+        given = {"regression": self.regression, "flow": self.flow, "trained": self.trained, "ahead": self.ahead}
         return {kind: path for kind, path in given.items() if path is not None}
 
 

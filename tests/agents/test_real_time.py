@@ -68,7 +68,7 @@ def drive(agent: RealTimeAgent, policy: Numbered, steps: int, delay: Delay, key:
 
 
 def made(method: str, execute: int = 3, estimate: int | None = None) -> tuple[RealTimeAgent, Numbered]:
-    policy = Numbered(method if method in ("guided", "trained") else "")
+    policy = Numbered(method if method in ("guided", "trained", "ahead") else "")
     return RealTimeAgent(DelayedPolicy(policy), execute, method, estimate), policy
 
 
@@ -348,3 +348,37 @@ def test_a_lost_policy_holds_at_once_and_other_errors_are_raised() -> None:
     answer()
     with pytest.raises(ValueError, match="broken"):
         agent.act(observe(8))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "actions"),
+    [
+        (None, [0, 0, 100, 101, 102, 200, 201, 202, 300, 301]),  # asked at steps 0, 3 and 6; at 3 rows 101 and 102 are committed
+        (
+            4,
+            [0, 0, 100, 101, 102, 103, 104, 200, 201, 202, 203, 300],
+        ),  # the answer of step 5 waits until step 7, and so do queries
+        (1, [0, 0, 100, 101, 102, 201, 202, 203, 301, 302]),  # one row more was executed: it is skipped
+        (0, [0, 0, 100, 101, 102, 202, 203, 204, 302, 303]),  # as by the method aligned
+    ],
+)
+def test_an_answer_ahead_begins_after_the_rows_that_it_was_asked_for(estimate: int | None, actions: list[float]) -> None:
+    agent, policy = made("ahead", estimate=estimate)
+    assert drive(agent, policy, len(actions), Delay(2)) == actions
+
+
+def test_a_query_ahead_has_the_committed_rows_and_the_state_before() -> None:
+    policy = Numbered("ahead")
+    agent = RealTimeAgent(policy, 3, "ahead", 2)
+    agent.reset("go")
+    for step in range(8):
+        agent.act(dataclasses.replace(observe(step), state=np.full(2, step, np.float32)))
+    first, second = policy.queries[:2]
+    assert first.planned is None and first.previous_state is None and first.committed == 0
+    assert second.planned is not None and second.planned[:, 0].tolist() == [103, 104] and second.committed == 2
+    assert second.previous_state is not None and second.previous_state.tolist() == [2, 2]
+    agent.reset("go")
+    agent.act(observe(0))
+    agent.act(observe(5))  # steps were missed: the state before is not known
+    assert policy.queries[-1].previous_state is None
+    assert all(query.previous_state is None for query in made("guided")[1].queries)

@@ -50,8 +50,11 @@ def test_planned_actions_survive_the_wire_and_old_clients_send_none():
     back = observation_from_wire(wire)
     np.testing.assert_array_equal(back.planned, planned)
     assert (back.committed, back.sample_seed) == (2, 5)
+    before = dataclasses.replace(OBSERVATION, previous_state=OBSERVATION.state + 1)
+    np.testing.assert_array_equal(observation_from_wire(observation_to_wire(before)).previous_state, OBSERVATION.state + 1)
     plain = observation_to_wire(OBSERVATION)
-    assert not {"planned", "committed"} & plain.keys()
+    assert not {"planned", "committed", "previous_state"} & plain.keys()
+    assert observation_from_wire(plain).previous_state is None
     assert (observation_from_wire(plain).planned, observation_from_wire(plain).committed) == (None, 0)
     long = dataclasses.replace(OBSERVATION, planned=np.zeros((300, 7), np.float32), committed=300)
     cut = observation_from_wire(observation_to_wire(long))
@@ -67,6 +70,8 @@ def test_planned_actions_survive_the_wire_and_old_clients_send_none():
         ({"committed": 3}, "field 'committed' is 3; expected 0 to 2, the planned rows"),
         ({"committed": True}, "field 'committed' is True"),
         ({"committed": -1}, "field 'committed' is -1"),
+        ({"previous_state": 1}, "field 'previous_state' must be ndarray; got int"),
+        ({"previous_state": np.zeros((1, 7), np.float32)}, r"field 'previous_state' is float32 \(1, 7\)"),
     ],
 )
 def test_wrong_planned_actions_are_refused(changes, message):

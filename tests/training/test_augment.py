@@ -47,6 +47,7 @@ def window(b: int = 8) -> WindowBatch:
         previous_action_mask=np.zeros(b, bool),
         features=np.zeros((b, 1, 2, 0, 0), np.float16),
         captions=[()] * b,
+        ahead=np.zeros((b, 0), np.float32),
         depth=np.zeros((b, 1, 0, 0, 0), np.float32),
         depth_mask=np.zeros((b, 1, 0), bool),
         text_tasks=[None] * b,

@@ -16,8 +16,8 @@ from verbot.errors import ConfigError, PolicyError
 from verbot.ranges import COUNT, COUNT_OR_NONE
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 
-METHODS = ("naive", "hold", "aligned", "blend", "anchored", "corrected", "guided", "trained")
-CONTINUED = ("guided", "trained")  # methods by which the policy itself continues the actions of the chunk before
+METHODS = ("naive", "hold", "aligned", "blend", "anchored", "corrected", "guided", "trained", "ahead")
+CONTINUED = ("guided", "trained", "ahead")  # methods by which the policy itself continues the actions of the chunk before
 UNBLENDED = ("gripper", "discrete", "quaternion")  # kinds whose means are no actions
 SUMMED = ("position_delta", "rotation_delta")  # kinds whose sum is where the robot is
 BLENDED = 4  # rows
@@ -65,6 +65,7 @@ class RealTimeAgent:
     | ``corrected`` | early | as ``aligned``; every row is corrected when it is due | the old chunk, corrected |
     | ``guided`` | early, with the rest of the old chunk | as ``aligned`` | the old chunk |
     | ``trained`` | early, with the rows that are executed meanwhile | as ``aligned`` | the old chunk |
+    | ``ahead`` | early, with the rows that are executed meanwhile | with its first row, after those | the old chunk |
 
     ``anchored`` concerns displacements. The rows that were skipped would have moved the robot elsewhere than those of the old
     chunk that were executed in their place; what is missing is added at once, within the ranges of the action. What a guard gave
@@ -73,9 +74,12 @@ class RealTimeAgent:
     ``corrected`` needs a policy with a corrector (`verbot.contracts.CorrectingPolicy`). `act` asks it at every control step, with
     the newest observation.
 
-    ``guided`` and ``trained`` need a policy that continues planned actions in this way (`verbot.contracts.ContinuingPolicy`).
-    They report as committed what the delay is expected to take. If the actions run out, the robot is held until an answer comes.
-    Observations must have a clock.
+    ``guided``, ``trained`` and ``ahead`` need a policy that continues planned actions in this way
+    (`verbot.contracts.ContinuingPolicy`). They report as committed what the delay is expected to take. If the actions run out,
+    the robot is held until an answer comes. Observations must have a clock.
+
+    The answer to a query ``ahead`` begins after the committed rows. If it comes before they are executed, it waits for that; if
+    it comes later, as many of its rows are skipped as were executed beyond them.
 
     Args:
         policy: predicts the chunks; shared with other agents and never changed.
@@ -90,7 +94,8 @@ class RealTimeAgent:
         PolicyError: when a chunk holds fewer than `execute` actions, or cannot be executed.
 
     Source: Black et al. 2025, "Real-Time Execution of Action Chunking Flow Policies"; of ``corrected``, Sendai et al. 2025,
-    "Leave No Observation Behind: Real-time Correction for VLA Action Chunks".
+    "Leave No Observation Behind: Real-time Correction for VLA Action Chunks"; of ``ahead``, Tang et al. 2025, "VLASH: Real-Time
+    VLAs via Future-State-Aware Asynchronous Inference".
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class RealTimeAgent:
         self._queries = DatedQueries(self._memory)
         self._last: FloatArray | None = None
         self._held_state: FloatArray | None = None
+        self._states = deque[tuple[float, FloatArray]](maxlen=2)  # the latest, with their times
         self._drop()
 
     def _drop(self) -> None:
@@ -125,12 +131,14 @@ class RealTimeAgent:
         self._received: ActionChunk | None = None  # of `_answer`
         self._asked_s: float | None = None  # None before the first query
         self._asked_row: int | None = None  # the row that was due then; None if the robot was held
-        self._waits = False
+        self._waits, self._is_new = False, False  # whether `_answer` came in the latest step
+        self._committed = 0  # rows that were to be executed before the answer, of a query ``ahead``
         self._queries.clear()
 
     def reset(self, instruction: str) -> None:
         self._drop()
         self.holds, self.switches, self._last, self._held_state = 0, 0, None, None
+        self._states.clear()
         self._memory.reset(instruction)
 
     @property
@@ -159,12 +167,15 @@ class RealTimeAgent:
         planned = self._planned(observation.time_s)
         self._asked_s, self._waits = observation.time_s, True
         self._asked_row = None if self._chunk is None else self._chunk.due(observation.time_s)
-        query = self._queries.ask(observation)
+        query, self._committed = self._queries.ask(observation), 0
         if self.method not in CONTINUED or planned is None:
             return query
         committed = min(self._delay.steps, len(planned))
-        if self.method == "trained":
+        if self.method != "guided":
             planned = planned[:committed] if committed else None
+        if self.method == "ahead":
+            self._committed = committed
+            query = dataclasses.replace(query, previous_state=self._state_before(observation.time_s))
         return dataclasses.replace(query, planned=planned, committed=committed)
 
     def receive(self, chunk: ActionChunk) -> None:
@@ -174,7 +185,7 @@ class RealTimeAgent:
                 f"the policy predicts {len(answer.values)} actions at a time, but execute is {self._execute}; "
                 f"choose execute between 1 and {len(answer.values)}"
             )
-        self._answer, self._received, self._waits = answer, chunk, False
+        self._answer, self._received, self._waits, self._is_new = answer, chunk, False, True
 
     def act(self, observation: Observation) -> FloatArray:
         query = self.next_query(observation)
@@ -191,6 +202,8 @@ class RealTimeAgent:
         return action
 
     def _is_due(self, now_s: float) -> bool:
+        if self._answer is not None:
+            return False  # it is not begun yet
         if self._chunk is None or self._asked_s is None or self._chunk.due(now_s) is None:
             return True
         return self.method != "hold" and round((now_s - self._asked_s) * self._rate_hz) >= self._execute
@@ -202,13 +215,18 @@ class RealTimeAgent:
 
     def _settle(self, observation: Observation) -> None:
         """Begin the chunk that was received, if any."""
-        answer, self._answer = self._answer, None
+        answer, now_s = self._answer, observation.time_s
+        if not self._states or self._states[-1][0] != now_s:
+            self._states.append((now_s, observation.state))
         if answer is None:
             return
-        now_s = observation.time_s
-        if self._asked_s is not None:
+        if self._asked_s is not None and self._is_new:
             self._delay.add(max(0, round((now_s - self._asked_s) * self._rate_hz)))
-        skipped = 0 if self.method in ("naive", "hold") else self._executed(now_s)
+        self._is_new = False
+        skipped = 0 if self.method in ("naive", "hold") else self._executed(now_s) - self._committed
+        if skipped < 0:
+            return  # it begins after rows that are not executed yet
+        self._answer = None
         if skipped >= len(answer.values):
             return  # the robot did all of it already
         values = answer.values
@@ -221,6 +239,11 @@ class RealTimeAgent:
         self._predicted = self._received
         self._chunk = TimedChunk(values, now_s - skipped / self._rate_hz, self._rate_hz, next=skipped)
         self.switches += 1
+
+    def _state_before(self, now_s: float) -> FloatArray | None:
+        """The state one control step before `now_s`; None if it was not seen."""
+        found = [state for time_s, state in self._states if round((now_s - time_s) * self._rate_hz) == 1]
+        return found[0] if found else None
 
     def _executed(self, now_s: float) -> int:
         """How many rows of the chunk were executed since the last query; steps in which the robot was held do not count."""

@@ -14,7 +14,7 @@ Axis = Literal[
 ]
 Strength = Literal[1, 2, 3]
 Storage = Literal["video", "image"]
-Method = Literal["naive", "hold", "aligned", "blend", "anchored", "corrected", "guided", "trained"]
+Method = Literal["naive", "hold", "aligned", "blend", "anchored", "corrected", "guided", "trained", "ahead"]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class ContinuingPolicy(Policy, Protocol):
     @property
     def continuation(self) -> str:
         """``"guided"``: its answer is drawn towards the planned actions; ``"trained"``: it was trained to continue the committed
-        ones; ``""``: it ignores them."""
+        ones; ``"ahead"``: its answer begins after the committed ones; ``""``: it ignores them."""
         ...
 
 

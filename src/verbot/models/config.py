@@ -86,8 +86,10 @@ class NetworkConfig:
             sentences are not dominated by what they have in common.
         task_embeddings: number of learned task embeddings, of which every sentence gets a mixture (see
             `verbot.models.layers.task_embedding`); 0 uses none.
+        ahead: most control steps between the images and the state and actions: the network reads the state of now and that of
+            then, and predicts actions from then on, for an answer that comes late (Tang et al. 2025, VLASH); 0 for none.
 
-    The last four are of the backbone ``"modular"``.
+    The last five are of the backbone ``"modular"``.
 
     Example:
         >>> NetworkConfig.from_json(NetworkConfig(width=32).to_json()) == NetworkConfig(width=32)
@@ -118,6 +120,7 @@ class NetworkConfig:
     previous_action_dropout: float = 0.5
     sentence_norm: bool = False
     task_embeddings: int = 0
+    ahead: int = 0
 
     def __post_init__(self) -> None:
         if self.image_fit not in FITS:
@@ -141,6 +144,10 @@ class NetworkConfig:
             raise ConfigError(f"loss_weighting is {self.loss_weighting!r}; expected 'fixed' or 'uncertainty'")
         if not self.objectives:
             raise ConfigError("a network is trained for at least one objective; objectives is empty")
+        if self.ahead < 0:
+            raise ConfigError(f"ahead is {self.ahead}; expected a number of control steps, 0 for none")
+        if self.ahead and self.memory is not None:
+            raise ConfigError(f"the memory {self.memory.name!r} is written in every step, and ahead steps are left out: leave out one")
         if (self.sequence > 1) != (self.memory is not None):
             raise ConfigError(
                 f"a memory is trained on sequences, and a network without one is not: memory is "
@@ -148,7 +155,9 @@ class NetworkConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Plain data; omits `ahead` if it is 0, for older readers."""
+        record = dataclasses.asdict(self)
+        return record if self.ahead else {name: value for name, value in record.items() if name != "ahead"}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> NetworkConfig:
@@ -276,5 +285,14 @@ class NetworkConfig:
         from verbot.models.tokens import Sizes
 
         return Sizes(
-            self.width, len(spec.cameras), height, width_px, spec.state_size, self.chunk, spec.action, self.history, depth_views
+            self.width,
+            len(spec.cameras),
+            height,
+            width_px,
+            spec.state_size,
+            self.chunk,
+            spec.action,
+            self.history,
+            depth_views,
+            reads_ahead=self.ahead > 0,
         )

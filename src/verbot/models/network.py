@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,12 +13,12 @@ from verbot.errors import ConfigError
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, Features, NetworkOutput, NetworkParts, Queries, TrainingObjective
 from verbot.models.flat_names import FlatNames
-from verbot.models.protocols import GivesKeysValues, InitializesLast
+from verbot.models.protocols import GivesKeysValues, InitializesLast, ReadsAhead
 from verbot.models.registries import Objective, Part, backbones, heads, objectives
 from verbot.models.speaking import SpeakingBackbone, SpeakingHead
 from verbot.models.stochastic import ContinuingHead, StochasticHead, sampled
-from verbot.models.tokens import Batch, HeadInput, PlannedActions, Suffix
-from verbot.models.validation import check_backbone, check_classifier, check_layers, check_speaks, is_fusion_trained
+from verbot.models.tokens import Batch, HeadInput, LaterActions, PlannedActions, Suffix
+from verbot.models.validation import check_ahead, check_backbone, check_classifier, check_layers, check_speaks, is_fusion_trained
 from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
@@ -48,6 +49,7 @@ class VLANetwork(FlatNames):
         check_layers(config, self.backbone, self.head)
         check_speaks(config, self.backbone, self.head)
         check_classifier(config, self.head)
+        check_ahead(config, self.head)
         parts = NetworkParts(self.sizes, self.backbone, self.head)
         modules = {name: objectives.build(name, parts, **chosen.options) for name, chosen in config.objectives.items()}
         self.objectives = nn.ModuleDict(modules)  # type: ignore[assignment]
@@ -85,8 +87,22 @@ class VLANetwork(FlatNames):
         for objective in self.objectives.values():
             if self.is_fusion_trained or not objective.reads_fused:
                 losses |= objective.losses(features, features.batch, generator)
+        if batch.later is not None and "action" in self.objectives and self.is_fusion_trained:
+            losses |= self._with_later(losses, features, batch.later, generator)
         weighted: dict[str, Tensor] = self.weighting(losses)
         return weighted
+
+    def _with_later(
+        self, losses: Mapping[str, Tensor], features: Features, later: LaterActions, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """The losses of the actions, as means of those from now on and those from later moments on."""
+        assert isinstance(self.backbone, ReadsAhead)
+        every = []
+        for states, actions, mask in zip(later.states.unbind(1), later.actions.unbind(1), later.mask.unbind(1), strict=True):
+            batch = dataclasses.replace(features.batch, ahead=states, actions=actions, actions_mask=mask)
+            seen = self._refined(self.backbone.again(features, batch))
+            every.append(self.objectives["action"].losses(seen, batch, generator))
+        return {name: torch.stack([losses[name], *(found[name] for found in every)]).mean(0) for name in every[0]}
 
     def predict(
         self, batch: Batch, generator: torch.Generator | None = None, seeds: Sequence[int | None] | None = None

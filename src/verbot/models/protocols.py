@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # configurations use these protocols without torch
 
     from verbot.models.action_space import ActionReadout
     from verbot.models.exported_text import ExportedText
+    from verbot.models.features import Features
     from verbot.models.tokens import Batch, TextBatch, TokenGroup
     from verbot.models.trunks.architecture import DecoderConfig
 
@@ -166,6 +167,13 @@ class InitializesLast(Protocol):
     """A backbone with weights that are initialized after all others, so that a seed gives the same network as in version 0.1."""
 
     def initialize_last(self) -> None: ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A backbone that reads `Batch.ahead`, and computes features for another such state without encoding the images again."""
+
+    def again(self, features: Features, batch: Batch) -> Features: ...
 
 
 @runtime_checkable

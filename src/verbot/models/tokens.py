@@ -79,6 +79,7 @@ class Sizes:
         action: the action's components, in order.
         history: t, the number of input frames; their tokens are concatenated, oldest first.
         depth_views: number of depth cameras, whose images have the same size.
+        reads_ahead: a state encoder reads two states, that of then and how far it is from that of now.
     """
 
     width: int
@@ -90,6 +91,12 @@ class Sizes:
     action: tuple[Component, ...]
     history: int = 1
     depth_views: int = 0
+    reads_ahead: bool = False
+
+    @property
+    def state_input(self) -> int:
+        """The dimensions of what a state encoder reads."""
+        return 2 * self.state if self.reads_ahead else self.state
 
     @property
     def action_size(self) -> int:
@@ -177,6 +184,20 @@ class PlannedActions:
 
 
 @dataclass(frozen=True)
+class LaterActions:
+    """The actions from some later moments on, of a network that reads ahead.
+
+    Args:
+        states: (b, m, s), of these moments.
+        actions: (b, m, k, a), with `mask` (b, m, k) bool.
+    """
+
+    states: Tensor
+    actions: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
 class Suffix:
     """What a language trunk is trained to say after its prefix: ids (b, l) int64, mask (b, l) bool. Masked ids end a row, or
     stand anywhere; they are left out.
@@ -254,6 +275,8 @@ class Batch:
             without depth.
         planned: in prediction, the actions that are left of earlier chunks; None without any.
         text_targets: in training, what a language trunk says before its actions, or as an answer; None for nothing.
+        ahead: (b, s), the state from which on actions are predicted; None for that of the latest frame.
+        later: in training, what else the same images are trained on; None for nothing.
     """
 
     images: Tensor
@@ -275,10 +298,12 @@ class Batch:
     depth: Masked | None = None
     planned: PlannedActions | None = None
     text_targets: Suffix | None = None
+    ahead: Tensor | None = None
+    later: LaterActions | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         def move(value: Any) -> Any:
-            if isinstance(value, TextBatch | GoalQueries | Captions | Masked | PlannedActions | Suffix):
+            if isinstance(value, TextBatch | GoalQueries | Captions | Masked | PlannedActions | LaterActions | Suffix):
                 return type(value)(**{f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)})
             if isinstance(value, Mapping):
                 return {name: move(item) for name, item in value.items()}

@@ -11,6 +11,7 @@ from verbot.models.config import NetworkConfig
 from verbot.models.features import Backbone, TrainingObjective
 from verbot.models.protocols import GivesLayers, KeepsFrames, ReadsLayers, TaskClassifier
 from verbot.models.speaking import SpeakingBackbone, SpeakingHead
+from verbot.models.stochastic import ContinuingHead
 
 
 def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
@@ -27,6 +28,7 @@ def check_frames(config: NetworkConfig, memory: nn.Module) -> None:
 def check_backbone(config: NetworkConfig, backbone: type[Backbone]) -> None:
     """Raise `ConfigError` for a part of the configuration that this class of backbones would ignore."""
     chosen = [name for name in ("goal", "previous_action", "memory", "depth") if getattr(config, name) is not None]
+    chosen += ["ahead"] if config.ahead else []
     if ignored := [name for name in chosen if name not in backbone.uses]:
         raise ConfigError(
             f"the backbone {config.backbone.name!r} does not read {', '.join(ignored)} of the network: leave it out, or use the "
@@ -69,6 +71,14 @@ def check_classifier(config: NetworkConfig, head: nn.Module) -> None:
         raise ConfigError(
             f"the head {config.head.name!r} has a task classifier, and no objective trains it: add "
             f"objectives.task_classification, for example with a weight of 0.1"
+        )
+
+
+def check_ahead(config: NetworkConfig, head: nn.Module) -> None:
+    """Raise `ConfigError` for a head that continues committed actions, where the prediction begins after them."""
+    if config.ahead and isinstance(head, ContinuingHead) and head.continuation.prefix:
+        raise ConfigError(
+            "head.prefix continues the committed actions, and with ahead the prediction begins after them: leave one of them out"
         )
 
 

@@ -17,9 +17,10 @@ from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDepen
 from verbot.models.bounded import bounded_network
 from verbot.models.format_1 import network_record, weight_name
 from verbot.models.network import NetworkConfig, VLANetwork
+from verbot.policy.ahead import stored_model
 from verbot.policy.storage import OLDER, check_format, json_table, policy_folder, read
 from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, one_line, shortened, stored_statistics, table_of
-from verbot.spec import RobotSpec
+from verbot.spec import ForwardModel, RobotSpec
 from verbot.spec.checks import with_clean_names
 from verbot.spec.messages import MAX_ROWS
 from verbot.statistics import Statistics
@@ -40,6 +41,7 @@ class StoredPolicy:
     statistics: Statistics
     preprocessing: Preprocessing
     blind: bool
+    forward: ForwardModel
     others: Mapping[str, bytes]  # files of the manifest beside those of the network
 
 
@@ -59,13 +61,14 @@ def stored_policy(name: str | Path) -> StoredPolicy:
         spec = build(RobotSpec, with_clean_names(table_of(record, "spec")), "spec")
         config = _network(record)
         preprocessing = build(Preprocessing, table_of(record, "preprocessing"), "preprocessing")
+        forward = stored_model(record, spec)
     except (ConfigError, DataError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise PolicyError(f"{path}: this version of verbot cannot read the policy: {one_line(error)}") from error
     statistics = stored_statistics(files[STATISTICS], spec, folder / STATISTICS)
     weights = _weights(files[WEIGHTS], record["format"] == OLDER, folder / WEIGHTS)
     network = _filled(config, spec, weights, folder)
     others = {name: content for name, content in files.items() if name not in (WEIGHTS, CONFIG, STATISTICS)}
-    return StoredPolicy(network, spec, statistics, preprocessing, record["blind"], others)
+    return StoredPolicy(network, spec, statistics, preprocessing, record["blind"], forward, others)
 
 
 def _network(record: Mapping[str, Any]) -> NetworkConfig:

@@ -24,6 +24,7 @@ from verbot.models.queries import prepare_queries
 from verbot.models.speaking import text_targets
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
+from verbot.policy.ahead import AHEAD, later_actions, model_files, states_ahead
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
@@ -35,7 +36,7 @@ from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chu
 from verbot.policy.planned import planned_actions
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
 from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, action_transform, state_transform
-from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
+from verbot.spec import ActionChunk, FloatArray, ForwardModel, Memory, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import FitImage
 
@@ -54,6 +55,7 @@ class VLAPolicy:
         spec: the robot it was made for.
         statistics: statistics of ``"state"`` and ``"action"`` of the training data. Raises `DataError` if one is missing.
         blind: every instruction is replaced by ``""``.
+        forward: where the robot will be, for a network that reads it; by default it follows its actions at once.
     """
 
     def __init__(
@@ -63,12 +65,13 @@ class VLAPolicy:
         statistics: Statistics,
         preprocessing: Preprocessing | None = None,
         blind: bool = False,
+        forward: ForwardModel | None = None,
     ):
         self.network, self.statistics, self.blind = network, statistics, blind
         self.equal_texts = False  # see `verbot.policy.batch_invariance`
         self.corrector: ActionCorrector | None = None  # see `verbot.contracts.CorrectingPolicy`
         self.preprocessing = preprocessing or Preprocessing()
-        self._spec = spec
+        self._spec, self.forward = spec, forward or ForwardModel(spec)
         self._state = state_transform(self.preprocessing, spec, statistics)
         self.action_transform = action_transform(self.preprocessing, spec, statistics)
         self._fitter = ImageFitter.of(network.config, network.sizes)
@@ -85,6 +88,7 @@ class VLAPolicy:
         preprocessing: Preprocessing | None = None,
         seed: int = 0,
         chunks: FloatArray | None = None,
+        forward: ForwardModel | None = None,
     ) -> VLAPolicy:
         """An untrained policy, its vocabulary built from `instructions`. The global random state is left as it was.
 
@@ -97,7 +101,7 @@ class VLAPolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks), spec)
-        return VLAPolicy(network, spec, statistics, preprocessing)
+        return VLAPolicy(network, spec, statistics, preprocessing, forward=forward)
 
     @property
     def spec(self) -> RobotSpec:
@@ -128,7 +132,7 @@ class VLAPolicy:
     @property
     def continuation(self) -> str:
         """How predictions continue `Observation.planned` (see `verbot.contracts.ContinuingPolicy`)."""
-        return self.network.continuation
+        return AHEAD if self.config.ahead else self.network.continuation
 
     @property
     def memory_bytes(self) -> int:
@@ -138,7 +142,7 @@ class VLAPolicy:
 
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
-        blind = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
+        blind = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, True, self.forward)
         blind.corrector = self.corrector
         return blind
 
@@ -220,6 +224,8 @@ class VLAPolicy:
         words = text_targets(self.network.backbone, window.text_tasks)
         extra: dict[str, Any] = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
         extra |= {**previous_action, **goals, **depth}
+        if self.config.ahead:
+            extra["later"] = later_actions(window, self._state, self.action_transform)
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
@@ -254,6 +260,7 @@ class VLAPolicy:
                     "network": self.config.to_json(),
                     "preprocessing": dataclasses.asdict(self.preprocessing),
                     "blind": self.blind,
+                    **(model_files(self.forward) if self.config.ahead else {}),
                 }
             ),
             STATISTICS: to_json(self.statistics.to_json()),
@@ -269,7 +276,7 @@ class VLAPolicy:
         """
         found = stored_policy(os.fspath(path))
         try:
-            policy = VLAPolicy(found.network, found.spec, found.statistics, found.preprocessing, found.blind)
+            policy = VLAPolicy(found.network, found.spec, found.statistics, found.preprocessing, found.blind, found.forward)
         except (ConfigError, DataError) as error:
             raise PolicyError(f"{path}: this version of verbot cannot read the policy: {error}") from error
         policy.attach(stored_corrector(policy.network, found.others, policy_folder(os.fspath(path))))
@@ -298,8 +305,11 @@ class VLAPolicy:
         goal = self._goals(goals, np.array([goal is not None for goal in goals]))
         remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
         measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
-        planned = planned_actions(observations, self.config.chunk, self.action_transform) if self.continuation else None
-        extra = {**previous_action, **goal, **remembered, **measured, "planned": planned}
+        if self.config.ahead:
+            measured["ahead"] = states_ahead(observations, self.forward, self._state)
+        elif self.continuation:
+            measured["planned"] = planned_actions(observations, self.config.chunk, self.action_transform)
+        extra = {**previous_action, **goal, **remembered, **measured}
         return dataclasses.replace(batch, text=text, **extra).to(self.device)
 
     def _previous_action(self, actions: FloatArray, mask: np.ndarray) -> dict[str, Any]:

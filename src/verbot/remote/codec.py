@@ -7,7 +7,7 @@ An array is the map ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"
   ``""`` if unknown, ``"limits"`` what one request may hold, and ``"continuation"`` how the policy continues planned actions
   (`verbot.contracts.ContinuingPolicy`). A server that does not say it ignores ``"planned"`` and ``"committed"``
 - client: ``{"id": n, "observations": [{"images", "state", "instruction", "goal_image", "time_s",
-  "memory", "sample_seed" if any, "planned" and "committed" if any}, …]}``
+  "memory", "sample_seed" if any, "planned" and "committed" if any, "previous_state" if any}, …]}``
 - server: ``{"id": n, "chunks": [{"values", "time_s", "extras", "memory", "value"}, …]}`` or
   ``{"id": n, "error": {"kind", "message"}}``
 """
@@ -135,6 +135,7 @@ def observation_to_wire(observation: Observation) -> dict[str, Any]:
         "memory": None if observation.memory is None else dict(observation.memory),
         **({} if observation.sample_seed is None else {"sample_seed": int(observation.sample_seed)}),
         **_plan_to_wire(observation),
+        **({} if observation.previous_state is None else {"previous_state": observation.previous_state}),
     }
 
 
@@ -157,7 +158,9 @@ def observation_from_wire(record: Any) -> Observation:
     seed = None if record.get("sample_seed") is None else _field(record, "sample_seed", int)
     if seed is not None and (seed is True or seed is False or not 0 <= seed < 2**63):
         raise WireError(f"field 'sample_seed' is {seed}; expected a whole number from 0 to 2**63 - 1")
-    return Observation(images, state, instruction, goal_image, time_s, _memory(record), seed, *_plan_from_wire(record))
+    previous = None if record.get("previous_state") is None else _array(record, "previous_state", 1)
+    plan = _plan_from_wire(record)
+    return Observation(images, state, instruction, goal_image, time_s, _memory(record), seed, *plan, previous)
 
 
 def chunk_to_wire(chunk: ActionChunk) -> dict[str, Any]:

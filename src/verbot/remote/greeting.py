@@ -11,7 +11,7 @@ from verbot.remote.codec import VERSION, decode
 from verbot.spec import RobotSpec
 
 IDENTITY_LENGTH = 256
-CONTINUATIONS = ("guided", "trained")
+CONTINUATIONS = ("guided", "trained", "ahead")
 SHOWN = 16  # characters of an identity in messages
 
 

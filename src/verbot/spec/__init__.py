@@ -12,6 +12,7 @@ from verbot.spec.arrays import (
     Memory,
     UInt8Array,
 )
+from verbot.spec.forward import ForwardModel, Move, Response, moves
 from verbot.spec.kinematics import ChainJoint, KinematicChain
 from verbot.spec.limits import MotionLimits, Workspace
 from verbot.spec.messages import ActionChunk, Observation, check_memory
@@ -29,14 +30,18 @@ __all__ = [
     "Float64Array",
     "FloatArray",
     "FloatingArray",
+    "ForwardModel",
     "Int32Array",
     "Int64Array",
     "KinematicChain",
     "Memory",
     "MotionLimits",
+    "Move",
     "Observation",
+    "Response",
     "RobotSpec",
     "UInt8Array",
     "Workspace",
     "check_memory",
+    "moves",
 ]

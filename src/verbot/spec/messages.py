@@ -31,6 +31,8 @@ class Observation:
         planned: float32 (n, a), the actions that the robot would execute from now on, one per control step, from earlier chunks;
             None before the first. A policy may make its answer fit them (real-time chunking).
         committed: the first so many rows of `planned` will be executed whatever the policy answers.
+        previous_state: float32 (s,), the state one control step earlier; None if it is unknown. With `committed` it says where
+            the robot will be.
         sample_seed: the policy draws its actions from its head's distribution, with this seed; None predicts the most likely.
     """
 
@@ -43,6 +45,7 @@ class Observation:
     sample_seed: int | None = None
     planned: FloatArray | None = None
     committed: int = 0
+    previous_state: FloatArray | None = None
 
     def check(self, spec: RobotSpec) -> None:
         """Raise `SpecError` unless this observation is what `spec` promises."""
@@ -66,6 +69,9 @@ class Observation:
             raise SpecError(f"the state of robot {spec.name!r} is not finite: {self.state.tolist()}")
         if not math.isfinite(self.time_s):
             raise SpecError(f"the observation has the time {self.time_s}; expected seconds since the episode began")
+        previous = self.previous_state
+        if previous is not None and (previous.shape != self.state.shape or not np.isfinite(previous).all()):
+            raise SpecError(f"the previous state is {previous.tolist()}; expected {spec.state_size} finite numbers, as the state")
         self._check_planned(spec)
 
     def _check_planned(self, spec: RobotSpec) -> None:

@@ -298,3 +298,34 @@ def test_instructions_with_a_gap_are_refused(dataset, monkeypatch):
     monkeypatch.setattr(Episode, "segments", property(lambda self: (InstructionSegment(0, 2, ("open it",)),)))
     with pytest.raises(DataError, match="the instructions hold for frames 0 to 2; expected 0 to 5 without a gap"):
         Windows(dataset)
+
+
+def test_actions_and_state_begin_some_steps_after_what_a_window_shows(dataset, rng):
+    plain, offset = (
+        Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS)),
+        Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS, ahead=3)),
+    )
+    assert (plain.draws, offset.draws) == (DRAWS, DRAWS + 1)
+    every, row = np.arange(len(offset)), 0
+    draws = rng.random((len(every), DRAWS + 1))
+    before, found = plain.gather(every, draws[:, :DRAWS]), offset.gather(every, draws)
+    for name in ("images", "state", "instructions", "index"):
+        assert np.array_equal(getattr(before, name), getattr(found, name))
+    assert np.array_equal(keypoints_of(before).values, keypoints_of(found).values)
+    assert before.ahead.shape == (len(every), 0)
+    used = set()
+    for episode in dataset:
+        for now in range(len(episode)):
+            then = min(now + int(draws[row, DRAWS] * 4), len(episode) - 1)
+            for i, t in enumerate(range(then, then + 3)):
+                assert found.actions_mask[row, i] == (t < len(episode))
+                assert np.array_equal(found.actions[row, i], episode.actions[min(t, len(episode) - 1)])
+            assert np.array_equal(found.ahead[row, :3], episode.states[then, :3])
+            assert np.array_equal(found.ahead[row, 3:7], episode.states[now, 3:7])  # no action turns this robot
+            commanded = episode.actions[then - 1, 3] if then > now else episode.states[now, 7]
+            assert found.ahead[row, 7] == commanded
+            used.add(then - now)
+            row += 1
+    assert used == {0, 1, 2, 3}
+    with pytest.raises(ConfigError, match="ahead is -1"):
+        WindowConfig(ahead=-1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from verbot.data.samples.decks import Deck
 from verbot.data.samples.mixture import Mixture
-from verbot.data.samples.windows import DRAWS, WindowBatch, Windows
+from verbot.data.samples.windows import WindowBatch, Windows
 from verbot.errors import ConfigError
 from verbot.spec import Int64Array
 
@@ -52,7 +52,7 @@ class Loader:
         """The batch of `step` (this rank's part of it)."""
         mine = self._mine()
         chosen = self.indices(step)[mine]
-        draws = np.random.default_rng((self.seed, 1, step)).random((self.batch_size, DRAWS))
+        draws = np.random.default_rng((self.seed, 1, step)).random((self.batch_size, self.source.draws))
         return self.source.gather(chosen, draws[mine])
 
     def indices(self, step: int) -> Int64Array:

@@ -75,6 +75,11 @@ class Mixture:
         return rng.permutation(np.concatenate(dealt))
 
     @property
+    def draws(self) -> int:
+        """How many random numbers a window needs."""
+        return self.sources[0].draws
+
+    @property
     def lookahead(self) -> int:
         """How many windows ahead of their use frames should be asked for; 0 where they are at hand."""
         return max(source.lookahead for source in self.sources)

@@ -42,6 +42,9 @@ class WindowBatch:
         depth: float32 (b, t, d, h, w), meters, of the depth cameras; of size 0 without any. 0 where unknown.
         depth_mask: bool (b, t, d); False for padding and for a depth camera that the dataset lacks.
         text_tasks: what a language model reads and writes in each row; None in rows of actions alone.
+        ahead: float32 (b, m, s), states some steps later, as far as they can be known at the frame that is shown: a gripper is
+            where it was commanded to be, and what no action moves stays as it is. m is `WindowConfig.offsets`.
+        ahead_actions: float32 (b, m, k, a), the actions from each of these states on, with `ahead_mask` bool (b, m, k).
     """
 
     images: UInt8Array
@@ -64,6 +67,9 @@ class WindowBatch:
     depth: FloatArray
     depth_mask: BoolArray
     text_tasks: list[TextTask | None]
+    ahead: FloatArray
+    ahead_actions: FloatArray
+    ahead_mask: BoolArray
 
     def __len__(self) -> int:
         return len(self.index)
@@ -99,7 +105,7 @@ def without(batch: WindowBatch, absent: BoolArray) -> WindowBatch:
     """The same, with nothing to see and nothing to learn in the rows that are `absent`."""
     masks = [
         batch.images_mask, batch.depth_mask, batch.state_mask, batch.actions_mask, batch.previous_action_mask,
-        batch.query_keypoints.mask,
+        batch.query_keypoints.mask, batch.ahead_mask,
     ]  # fmt: skip
     for mask in (*masks, *(target.mask for target in batch.targets.values())):
         mask[absent] = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from verbot.errors import ConfigError, UnknownNameError
 
 KEYPOINTS = ("hindsight", "grounding")
+OFFSETS = 3  # moments ahead of a frame that a window has, one of each part of the range
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class WindowConfig:
             and masked actions.
         grounding_queries: m, the number of other goals of its scene that a window before the first contact has.
         captions: number of captions of its scene, each with a hard negative (``extras["captions"]``), for such a window.
+        ahead: windows also have the states and actions of up to `OFFSETS` moments, up to so many control steps after the frame that
+            they show; 0 for none.
 
     Raises `ConfigError` for a number out of range, `UnknownNameError` for an unknown kind of keypoints.
     """
@@ -48,6 +51,12 @@ class WindowConfig:
     relabel: float = 0.0
     grounding_queries: int = 0
     captions: int = 0
+    ahead: int = 0
+
+    @property
+    def offsets(self) -> int:
+        """m, the number of moments ahead of its frame that a window has."""
+        return min(OFFSETS, self.ahead)
 
     def __post_init__(self) -> None:
         for name in ("history", "chunk", "stride", "sequence"):
@@ -57,6 +66,8 @@ class WindowConfig:
             raise UnknownNameError("kind of keypoints", self.keypoints, KEYPOINTS)
         if not 0 <= self.relabel <= 1:
             raise ConfigError(f"relabel is a probability; got {self.relabel}")
+        if self.ahead < 0:
+            raise ConfigError(f"ahead is {self.ahead}; expected a number of control steps, 0 for none")
         if self.grounding_queries < 0 or self.captions < 0:
             raise ConfigError(
                 f"grounding_queries and captions are numbers of them; got {self.grounding_queries} and {self.captions}"

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,10 @@ from verbot.data.samples.window_config import WindowConfig
 from verbot.data.storage.frame_cache import FeatureArray, FeatureCache, FrameCache
 from verbot.data.storage.reader import Dataset
 from verbot.errors import ConfigError, DataError
-from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array
+from verbot.spec import BoolArray, Camera, FloatArray, Int64Array, UInt8Array, moves
 from verbot.transforms import FitImage
 
-DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal
+DRAWS = 3  # random numbers that a window needs: which wording, whether another goal, which goal; further ones say how far ahead
 CLIP, BLOCK = 16, 256  # frames in a clip and clips in a block, where the episodes are not in memory and the frames are
 
 
@@ -152,10 +153,15 @@ class Windows:
     def batch(self, indices: npt.ArrayLike, rng: np.random.Generator) -> WindowBatch:
         """The windows with these numbers; `rng` draws their wording and, with `relabel`, their goal."""
         chosen = np.asarray(indices, np.int64)
-        return self.gather(chosen, rng.random((len(chosen), DRAWS)))
+        return self.gather(chosen, rng.random((len(chosen), self.draws)))
+
+    @property
+    def draws(self) -> int:
+        """How many random numbers a window needs."""
+        return DRAWS + self.config.offsets
 
     def gather(self, indices: Int64Array, draws: npt.NDArray[np.float64]) -> WindowBatch:
-        """As `batch`, with random numbers (b, `DRAWS`) in [0, 1) given: the same numbers, the same windows."""
+        """As `batch`, with random numbers (b, `draws`) in [0, 1) given: the same numbers, the same windows."""
         stride, sequence = self.config.stride, self.config.sequence
         episodes, frames = self.locate(np.asarray(indices, np.int64))
         table = self._tables.of(episodes)
@@ -221,7 +227,26 @@ class Windows:
             depth=depth,
             depth_mask=depth_mask,
             text_tasks=[None] * len(now),
+            **self._ahead(table, now, end, draws[:, DRAWS:], future_mask.any(1)),
         )
+
+    def _ahead(
+        self, table: EpisodeTable, now: Int64Array, end: Int64Array, draws: npt.NDArray[np.float64], acts: BoolArray
+    ) -> dict[str, npt.NDArray[Any]]:
+        """States and actions from some later moments on; nothing is known beyond the `end` of the episode."""
+        offsets = self.config.offsets
+        steps = 1 + ((np.arange(offsets) + draws[:, :offsets]) / max(offsets, 1) * self.config.ahead).astype(np.int64)  # (b, m)
+        later = np.minimum(now[:, None] + steps, end[:, None] - 1)
+        states = np.repeat(table.states[now, None], offsets, 1)
+        for move in moves(self.spec) if offsets else ():
+            if move.action.kind == "gripper":
+                moved = later > now[:, None]
+                states[..., move.of_state][moved] = table.actions[later[moved] - 1, move.of_action]
+            else:
+                states[..., move.of_state] = table.states[later, move.of_state]
+        future = (now[:, None] + steps)[..., None] + np.arange(self.config.chunk)  # (b, m, k)
+        mask = (future < end[:, None, None]) & acts[:, None, None]
+        return {"ahead": states, "ahead_actions": table.actions[np.minimum(future, end[:, None, None] - 1)], "ahead_mask": mask}
 
     def _frames(self, episodes: Int64Array, past: Int64Array, now: Int64Array, last: Int64Array) -> Frames:
         earlier = self._recorded(np.repeat(episodes, past.shape[1]), past.ravel()).reshape(past.shape)

@@ -59,7 +59,7 @@ class Modular(Backbone):
     """Encoders of images, depth, instruction, state, goal and previous action, a fusion of their tokens, and a memory."""
 
     builds: ClassVar[tuple[str, ...]] = ("vision", "language", "state", "fusion")
-    uses = frozenset({"goal", "previous_action", "memory", "depth"})
+    uses = frozenset({"goal", "previous_action", "memory", "depth", "ahead"})
 
     def __init__(self, config: NetworkConfig, sizes: Sizes):
         super().__init__()
@@ -147,12 +147,17 @@ class Modular(Backbone):
         fused: TokenGroup = self.fusion([features.words, features.sentence, *self.seen(batch, features)])
         return dataclasses.replace(features, fused=fused, before_memory=fused)
 
+    def again(self, features: Features, batch: Batch) -> Features:
+        """The features of a batch that differs in `Batch.ahead` alone."""
+        fused: TokenGroup = self.fusion([features.words, features.sentence, *self.seen(batch, features)])
+        return dataclasses.replace(features, batch=batch, fused=fused, before_memory=fused)
+
     def seen(self, batch: Batch, features: Features) -> list[TokenGroup]:
         """The tokens of images, depth, state and previous action."""
         return [
             *features.vision,
             *self.encode_depth(batch, features),
-            *([self.encode_state(batch.state, batch.state_mask)] if self.sizes.state else []),
+            *([self.encode_state(self._states(batch), batch.state_mask)] if self.sizes.state else []),
             *([] if self.previous_action is None else [self.encode_previous_action(batch)]),
         ]
 
@@ -278,6 +283,17 @@ class Modular(Backbone):
     def encode_state(self, state: Tensor, mask: Tensor) -> TokenGroup:
         """The tokens of states (b, t, s) of all frames."""
         return self._add_time_embedding(self.state(state.flatten(0, 1), mask.flatten()), state.shape[1])
+
+    def _states(self, batch: Batch) -> Tensor:
+        """The states (b, t, s) of all frames; of a network that reads ahead (b, t, 2 s): the latest is followed by its change."""
+        state = batch.state
+        if not self.sizes.reads_ahead:
+            return state
+        both = torch.cat([state, torch.zeros_like(state)], -1)
+        if batch.ahead is None:
+            return both
+        latest = torch.cat([batch.ahead, batch.ahead - state[:, -1]], -1)
+        return torch.cat([both[:, :-1], latest[:, None]], 1)
 
     def encode_previous_action(self, batch: Batch) -> TokenGroup:
         """The previous action as one token per frame (b, t, e); only the latest frame's is not masked."""

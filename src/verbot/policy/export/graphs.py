@@ -188,6 +188,7 @@ def check_exportable(config: NetworkConfig, network: VLANetwork) -> None:
     without = {"goal": config.goal, "previous_action": config.previous_action, "memory": config.memory, "depth": config.depth}
     named = [f"{field} {part.name!r}" for field, part in without.items() if part is not None]
     named += [f"a history of {config.history} frames"] if config.history > 1 else []
+    named += ["the state of then (ahead)"] if config.ahead else []
     named += [f"backbone {config.backbone.name!r}"] if not config.is_modular else []
     if config.is_modular and language_of(network) is None:
         named.append(f"language {config.language.name!r}")

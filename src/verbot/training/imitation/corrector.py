@@ -158,6 +158,10 @@ def train_corrector(config: CorrectorTraining, out: Path, progress: bool = True,
     policy.attach(None)
     if policy.config.chunk < 2:
         raise ConfigError(f"{config.policy} predicts one action at a time, so that none is late: train it with chunk=16")
+    if policy.config.ahead:
+        raise ConfigError(
+            f"{config.policy} already knows where the robot will be (ahead), and its chunks begin then: use the method 'ahead'"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = new_corrector(policy.network, config.network)

@@ -24,11 +24,12 @@ from verbot.data.storage.reader import Episode
 from verbot.errors import ConfigError
 from verbot.models.network import NetworkConfig
 from verbot.parallel.workers import cores
-from verbot.spec import Camera, FloatArray, RobotSpec
+from verbot.spec import Camera, FloatArray, ForwardModel, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.augment import augment, numbers
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.dagger import folder
+from verbot.training.imitation.forward_fit import fit_forward
 from verbot.training.imitation.frozen_features import FrozenFeatureExtractor
 from verbot.training.imitation.mixing import Recording, Recordings, scene_notes
 from verbot.training.imitation.records import AugmentConfig, DataConfig
@@ -159,6 +160,10 @@ class TrainingData:
         chunks = np.concatenate(every).swapaxes(1, 2)
         return chunks[:: -(-len(chunks) // MANY_CHUNKS)].astype(np.float32)
 
+    def forward(self) -> ForwardModel | None:
+        """How the robot follows its actions, for a network that reads where it will be; None for other networks."""
+        return fit_forward(self.spec, ((e.states, e.actions) for e in self._recordings)) if self.network.ahead else None
+
     def batch(self, step: int, micro: int) -> WindowBatch:
         """This process's part of micro-batch `micro` of `step`, augmented."""
         number = step * self._accumulation + micro
@@ -192,7 +197,7 @@ class TrainingData:
             history=network.history, chunk=network.chunk, stride=network.stride, sequence=network.sequence,
             goals=network.goal is not None, previous_action=network.previous_action is not None, cameras=self.spec.camera_names,
             labels=(*network.labels, *self.texts.labels), tasks=network.head_tasks or (), relabel=sampling.relabel,
-            grounding_queries=sampling.grounding_queries, captions=self.augment.captions,
+            grounding_queries=sampling.grounding_queries, captions=self.augment.captions, ahead=network.ahead,
         )  # fmt: skip
         frames: FrameSource
         features = None

@@ -17,7 +17,7 @@ from verbot.models.registries import backbones
 from verbot.policy.identity import policy_identity
 from verbot.policy.policy import VLAPolicy
 from verbot.policy.storage import policy_folder
-from verbot.spec import Component, RobotSpec
+from verbot.spec import Component, ForwardModel, RobotSpec
 from verbot.statistics import Statistics
 from verbot.training.imitation.config import TrainConfig
 from verbot.training.imitation.mixing import opened
@@ -78,7 +78,7 @@ def init_policy(
             f"random weights: add it to lora.train"
         )
     kept = start.statistics if init.statistics == "kept" else statistics
-    return VLAPolicy(network, spec, kept, start.preprocessing, start.blind)
+    return VLAPolicy(network, spec, kept, start.preprocessing, start.blind, ForwardModel(spec, start.forward.responses))
 
 
 def init_parts(init: InitConfig, fresh: VLAPolicy, instructions: Sequence[str], seed: int) -> VLAPolicy:
@@ -118,7 +118,7 @@ def init_parts(init: InitConfig, fresh: VLAPolicy, instructions: Sequence[str], 
         _check_components(start.spec, spec, kept, f"{init.init_from}")
     preprocessing = start.preprocessing if kept else fresh.preprocessing
     statistics = Statistics({**{name: fresh.statistics[name] for name in fresh.statistics}, **kept})
-    return VLAPolicy(network, spec, statistics, preprocessing)
+    return VLAPolicy(network, spec, statistics, preprocessing, forward=fresh.forward)
 
 
 def _is_of(name: str, part: str) -> bool:

@@ -170,7 +170,9 @@ def _new_policy(config: TrainConfig, training_data: TrainingData, instructions: 
     if config.init.keeps_network:
         return init_policy(config.init, config.network, spec, statistics, instructions, config.seed)
     texts = [*instructions, *training_data.corpus()] if any(config.data.text.shares) else instructions
-    fresh = VLAPolicy.create(network, spec, statistics, texts, config.preprocessing, config.seed, training_data.chunks())
+    fresh = VLAPolicy.create(
+        network, spec, statistics, texts, config.preprocessing, config.seed, training_data.chunks(), training_data.forward()
+    )
     return fresh if config.init.parts is None else init_parts(config.init, fresh, instructions, config.seed)
 
 

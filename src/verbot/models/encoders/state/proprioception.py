@@ -24,7 +24,7 @@ class Proprioception(nn.Module):
         last = nn.Linear(hidden, sizes.width)
         with torch.no_grad():
             last.weight.mul_(LOUD)
-        self.layers = nn.Sequential(nn.Linear(sizes.state, hidden), nn.GELU(), last)
+        self.layers = nn.Sequential(nn.Linear(sizes.state_input, hidden), nn.GELU(), last)
 
     def forward(self, state: Tensor, mask: Tensor) -> TokenGroup:
         state = state.clamp(-self.limit, self.limit).masked_fill(~mask.unsqueeze(-1), 0)
