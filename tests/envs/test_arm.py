@@ -39,6 +39,18 @@ def test_tracking_reaches_poses_over_the_whole_table_within_the_limits(model):
         assert (joints >= arm.LOW_RAD).all() and (joints <= arm.HIGH_RAD).all()
 
 
+def test_near_joint_limits_the_position_comes_before_the_orientation(model):
+    tracker, data = arm.Tracker(model), mujoco.MjData(model)
+    joints = np.array((-1.2259, 1.7628, 1.9099, -2.3507, -1.4169, 0.9001, -2.8742))  # at the limits of joints 2 and 7
+    goal, turn = (0.4689, -0.0567, 0.2142), arm.rotation_from_vector(np.array((0.1232, -0.0320, -1.3142)))
+    for _ in range(4):
+        joints = tracker.solve(joints, np.array(goal), turn)
+    data.qpos[:7] = joints
+    mujoco.mj_kinematics(model, data)
+    assert (joints >= arm.LOW_RAD).all() and (joints <= arm.HIGH_RAD).all()
+    np.testing.assert_allclose(data.site("tool").xpos, goal, atol=arm._MISS_M)
+
+
 def test_rotation_vectors_and_matrices_are_inverse():
     for vector in np.random.default_rng(1).uniform(-1.5, 1.5, (10, 3)):
         np.testing.assert_allclose(arm.vector_from_rotation(arm.rotation_from_vector(vector)), vector, atol=1e-9)

@@ -23,6 +23,7 @@ CLOSE = {
     "last_state": 1e-2,
     "last_action": 5e-2,
 }
+STARTS, OTHERS = ("first_state", "first_action"), 2
 WORDS = ("scene", "instruction", "goal", "instructions")
 
 
@@ -84,14 +85,25 @@ def test_the_starter_policy_does_the_same_in_the_same_episodes(differing, tmp_pa
 def test_the_experts_demonstrate_the_same(differing):
     known, found = stored("episodes.json"), json.loads(json.dumps(record.demonstrations()))
     assert list(found) == list(known), f"other envs or tasks: {ADVICE}"
+    others = []
     for name, episode in known.items():
         other = found[name]
         for part in WORDS if differing else episode:
             assert other[part] == episode[part], f"{part} of {name}: {ADVICE}"
-        assert abs(other["frames"] - episode["frames"]) <= 2, f"{name}: {ADVICE}"
-        for part, tolerance in CLOSE.items():
-            np.testing.assert_allclose(other[part], episode[part], atol=tolerance, err_msg=f"{part} of {name}: {ADVICE}")
-        assert other["image_means"] == pytest.approx(episode["image_means"], abs=2.0), f"images of {name}: {ADVICE}"
+        for part in STARTS:
+            np.testing.assert_allclose(other[part], episode[part], atol=CLOSE[part], err_msg=f"{part} of {name}: {ADVICE}")
+        if not alike(other, episode):
+            others.append(name)
+    # Where rounding differs, a contact can make another episode of one.
+    assert len(others) <= (OTHERS if differing else 0), f"{', '.join(others)}: {ADVICE}"
+
+
+def alike(other, episode):
+    return (
+        abs(other["frames"] - episode["frames"]) <= 2
+        and all(np.allclose(other[part], episode[part], rtol=1e-7, atol=tolerance) for part, tolerance in CLOSE.items())
+        and other["image_means"] == pytest.approx(episode["image_means"], abs=2.0)
+    )
 
 
 def test_the_starter_policy_predicts_the_same(differing):

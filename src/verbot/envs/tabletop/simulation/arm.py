@@ -6,6 +6,7 @@ Wampler, "Manipulator inverse kinematic solutions based on vector formulations a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -48,6 +49,8 @@ HIGH_RAD = np.array([joint.high_rad for joint in JOINTS])
 
 _DAMPING = 1e-4 * np.eye(6)
 _REFERENCE_RAD, _RELAXATION, _LARGEST_STEP_RAD = np.array(READY_RAD), 0.1, 0.25
+# Near a limit by so much, orientation is given up for a position that is missed by so much, until it is met.
+_NEAR_RAD, _MISS_M, _MET_M, _POSITION_ITERATIONS, _LARGEST_TURN_RAD = 0.1, 0.005, 0.001, 16, 0.05
 
 
 def rotation_from_vector(vector: Float64Array) -> Float64Array:
@@ -82,6 +85,13 @@ def rotation_about_z(angle_rad: float) -> Float64Array:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
+def _at_most(step: Float64Array, largest: float) -> Float64Array:
+    return step * min(1.0, largest / (float(np.abs(step).max()) + 1e-9))
+
+
+Step = Callable[[Float64Array, Float64Array, Float64Array], Float64Array]  # of joints, error and free joints
+
+
 class Tracker:
     """Joint targets that bring the tool to a pose: damped least squares on the arm alone (λ² = 1e-4).
 
@@ -95,28 +105,56 @@ class Tracker:
         self._jacobian = np.zeros((6, model.nv))
 
     def solve(self, joints: Float64Array, position: Float64Array, rotation: Float64Array, iterations: int = 4) -> Float64Array:
-        """Joints (7,) near `joints` whose tool pose is `position` (3,) and `rotation` (3, 3), within the limits."""
-        model, data, jacobian = self._model, self._data, self._jacobian
-        joints, error = joints.copy(), np.empty(6)
+        """Joints (7,) near `joints` whose tool pose is `position` (3,) and `rotation` (3, 3), within the limits.
+
+        Where a joint is at its limit and the pose cannot be had, the position comes first.
+        """
+        joints = joints.copy()
         for _ in range(iterations):
-            data.qpos[:7] = joints
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_comPos(model, data)
-            mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site)
-            error[:3] = position - data.site_xpos[self._site]
-            error[3:] = vector_from_rotation(rotation @ data.site_xmat[self._site].reshape(3, 3).T)
-            step = self._step(joints, error, np.ones(7))
-            out = (joints + step < LOW_RAD) | (joints + step > HIGH_RAD)
-            if out.any():  # hold joints that would leave their range; else the others follow a motion that never comes
-                step = self._step(joints, error, (~out).astype(float))
-            joints = np.clip(joints + step, LOW_RAD, HIGH_RAD)
+            joints = self._nearer(self._step, joints, self._error(joints, position, rotation))
+        if not ((joints < LOW_RAD + _NEAR_RAD) | (joints > HIGH_RAD - _NEAR_RAD)).any():
+            return joints
+        missed_m = _MISS_M
+        for _ in range(_POSITION_ITERATIONS):
+            error = self._error(joints, position, rotation)
+            if np.linalg.norm(error[:3]) <= missed_m:
+                break
+            joints, missed_m = self._nearer(self._position_step, joints, error), _MET_M
         return joints
+
+    def _error(self, joints: Float64Array, position: Float64Array, rotation: Float64Array) -> Float64Array:
+        """How far the tool is from a pose (6,), in m and rad, and the Jacobian there in `_jacobian`."""
+        model, data, jacobian, error = self._model, self._data, self._jacobian, np.empty(6)
+        data.qpos[:7] = joints
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], self._site)
+        error[:3] = position - data.site_xpos[self._site]
+        error[3:] = vector_from_rotation(rotation @ data.site_xmat[self._site].reshape(3, 3).T)
+        return error
+
+    @staticmethod
+    def _nearer(step_of: Step, joints: Float64Array, error: Float64Array) -> Float64Array:
+        step = step_of(joints, error, np.ones(7))
+        out = (joints + step < LOW_RAD) | (joints + step > HIGH_RAD)
+        if out.any():  # hold joints that would leave their range; else the others follow a motion that never comes
+            step = step_of(joints, error, (~out).astype(float))
+        return np.clip(joints + step, LOW_RAD, HIGH_RAD)
+
+    def _position_step(self, joints: Float64Array, error: Float64Array, free: Float64Array) -> Float64Array:
+        """One damped step of the `free` joints towards the position. What it leaves open turns the tool."""
+        j = self._jacobian[:, :7] * free
+        inverse = j[:3].T @ np.linalg.inv(j[:3] @ j[:3].T + _DAMPING[:3, :3])
+        step = _at_most(inverse @ error[:3], _LARGEST_STEP_RAD)
+        turning = j[3:] @ (np.eye(7) - inverse @ j[:3])
+        turn = turning.T @ np.linalg.solve(turning @ turning.T + 0.01 * np.eye(3), error[3:] - j[3:] @ step)
+        return step + _at_most(turn, _LARGEST_TURN_RAD)
 
     def _step(self, joints: Float64Array, error: Float64Array, free: Float64Array) -> Float64Array:
         """One damped step of the `free` joints. What the pose leaves open goes back to the reference posture."""
         j, relaxing = self._jacobian[:, :7] * free, free * _RELAXATION * (_REFERENCE_RAD - joints)
         step = relaxing + j.T @ np.linalg.solve(j @ j.T + _DAMPING, error - j @ relaxing)
-        return step * min(1.0, _LARGEST_STEP_RAD / (float(np.abs(step).max()) + 1e-9))
+        return _at_most(step, _LARGEST_STEP_RAD)
 
     def reach(self, position: Float64Array, rotation: Float64Array) -> Float64Array:
         """Joints (7,) for a pose anywhere above the table, searched from the ready pose."""
