@@ -8,7 +8,7 @@ from small_heads import ARM, WIDTH, batch_of, group, inputs
 
 from verbot.errors import ConfigError
 from verbot.models.fusion.concat import Concat
-from verbot.models.heads.flow_expert import FlowExpert, _repeat
+from verbot.models.heads.flow_expert import ExpertBlock, FlowExpert, _repeat
 from verbot.models.network import NetworkConfig
 from verbot.models.registries import Part
 from verbot.models.tokens import TokenGroup
@@ -20,7 +20,7 @@ CONCAT = Part("concat", {"hidden": 0, "layers": LAYERS})
 
 def expert(layerwise: bool = True) -> FlowExpert:
     torch.manual_seed(0)
-    return FlowExpert(inputs(ARM, count=0), hidden=16, layers=LAYERS, layerwise=layerwise).eval()
+    return FlowExpert(inputs(ARM, count=0), hidden=16, layers=LAYERS, block=ExpertBlock(layerwise=layerwise)).eval()
 
 
 def layered(rows: int = 2, count: int = 5) -> TokenGroup:
@@ -111,7 +111,7 @@ def test_layers_that_nobody_gives_are_refused_before_anything_is_learned(make_ne
     with pytest.raises(ConfigError, match="the memory 'recurrent' comes after"):
         make_network(dataclasses.replace(config, memory=Part("recurrent"), sequence=2))
     with pytest.raises(ConfigError, match="reads at least one layer; it has layers=0"):
-        FlowExpert(inputs(ARM, count=0), layers=0, layerwise=True)
+        FlowExpert(inputs(ARM, count=0), layers=0, block=ExpertBlock(layerwise=True))
 
 
 def test_a_group_without_layers_is_refused():

@@ -4,17 +4,24 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from networks import SPEC
 from published_weights import CLASSES, LAYERS, TEXTS, WIDTH, architecture, language_weights, write_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from verbot.errors import ConfigError, CorruptFileError
-from verbot.models.registries import trunks
+from verbot.models.network import NetworkConfig
+from verbot.models.registries import Part, trunks
 from verbot.models.trunks.architecture import DecoderConfig, decoder_config
 from verbot.models.trunks.base import LanguageTrunk, TextTokenizer, TrunkOutput
 from verbot.models.trunks.decoder import GroupedAttention, rotary
 from verbot.models.trunks.tiny import Tiny
+from verbot.policy.policy import VLAPolicy
+from verbot.spec import Observation
+from verbot.statistics import Statistics
+from verbot.training.imitation.recompute import recomputed
 
 KINDS = tuple(CLASSES)
 LLAMA3 = {
@@ -208,6 +215,30 @@ def test_other_architectures_are_refused(changes, message):
         decoder_config(architecture("llama", **changes))
 
 
+def test_the_blocks_of_a_frozen_trunk_are_computed_again_in_a_training_with_checkpointing(folders):
+    trunk = trunks.build("hf", checkpoint=str(folders["llama"]), mode="frozen", adapters=2)
+    blocks, x = trunk.held_layers(), torch.randn(4, 16, 32)
+    weights = {p.data_ptr() for module in (trunk, *blocks) for p in module.parameters()}
+    found, counts = [], []
+    for enabled in (False, True):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            if tensor.data_ptr() not in weights:
+                kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        leaf = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), recomputed(nn.Sequential(trunk), enabled):
+            assert all(("forward" in vars(block)) is enabled for block in blocks)
+            loss = trunk(leaf, causal(4, 16), torch.arange(16).expand(4, 16)).hidden.square().mean()
+        counts.append(sum(kept.values()))
+        found.append(torch.autograd.grad(loss, [leaf, *trunk.parameters()]))
+    assert counts[1] < counts[0] / 3
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert len(blocks) == 3 and not any("forward" in vars(block) for block in blocks)
+
+
 def test_frozen_weights_are_not_saved(folders):
     options = {"checkpoint": str(folders["llama"]), "mode": "frozen", "adapters": 2}
     fitted = trunks.get("hf").fit(options, ())
@@ -254,3 +285,28 @@ def test_random_weights_of_a_published_architecture(folders):
         trunks.build("hf", **options, dtype="int8")
     with pytest.raises(ConfigError, match="hf has no checkpoint"):
         trunks.build("hf")
+
+
+def test_a_saved_policy_with_a_frozen_trunk_and_adapters_predicts_the_same_bits(folders, tmp_path):
+    options = {"checkpoint": str(folders["llama"]), "mode": "frozen", "adapters": 2}
+    backbone = Part("vlm", {"trunk": {"name": "hf", "options": options}, "order": ["keypoints", "state", "text"]})
+    head = Part("flow_expert", {"hidden": 16, "layers": LAYERS, "heads": 4, "joint": True, "steps": 2})
+    rng = np.random.default_rng(0)
+    statistics = Statistics.of({"state": rng.normal(size=(64, 4)), "action": rng.normal(size=(64, SPEC.action_size))})
+    made = VLAPolicy.create(NetworkConfig(backbone, head=head, width=16, chunk=3), SPEC, statistics, list(TEXTS))
+    with torch.no_grad():
+        for parameter in made.network.backbone.trunk.parameters():  # as after training
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    made.save(tmp_path / "policy")
+    loaded = VLAPolicy.load(tmp_path / "policy")
+    names = set(loaded.network.state_dict())
+    assert any("adapters" in name for name in names) and not any("decoder" in name and "expert" not in name for name in names)
+    seen = {name: rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for name in SPEC.camera_names}
+    observation = Observation(seen, np.zeros(4, np.float32), TEXTS[0])
+    before, after = (policy.predict([observation])[0].values for policy in (made, loaded))
+    assert before.tobytes() == after.tobytes()
+    bare = copy.deepcopy(loaded)
+    with torch.no_grad():
+        for parameter in bare.network.backbone.trunk.parameters():
+            parameter.zero_()
+    assert (bare.predict([observation])[0].values != after).any(), "the adapters matter"

@@ -184,6 +184,13 @@ class GivesLayers(Protocol):
 
 
 @runtime_checkable
+class HoldsLayers(Protocol):
+    """A module with repeated layers that are not among its modules, such as those of a frozen model that is not saved."""
+
+    def held_layers(self) -> Sequence[nn.Module]: ...
+
+
+@runtime_checkable
 class GivesKeysValues(Protocol):
     """A backbone whose fused tokens have `TokenGroup.cache`, of a language trunk of this architecture."""
 

@@ -34,6 +34,7 @@ Optional abilities are protocols in `verbot.models.protocols`, checked with ``is
 | a vision encoder encodes an image once for many sentences | `AnswersQueries` |
 | a vision encoder's features do not depend on the sentence; they can be cached on disk | `InstructionFreeFeatures`, `CacheableFeatures` |
 | a fusion returns its layers, a head reads them | `GivesLayers`, `ReadsLayers` |
+| a module has layers that are not among its modules, so that checkpointing finds them | `HoldsLayers` |
 | a backbone gives the keys and values of its language trunk | `GivesKeysValues` |
 | a backbone encodes sentences and images separately, its perception can be trained first, its attention can be recorded | `EncodesPairs`, `SeparatesPerception`, `ExposesAttention` |
 | a memory stores the last frames | `KeepsFrames` |

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,49 @@ from verbot.models.layers.transformer import masked_mean
 from verbot.models.registries import heads
 from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
 
+ONE_STEP_TIME = -1.0  # the τ that stands for one step from noise to data
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """A flow that is distilled: it learns to go from noise to data in one step, as its own Euler steps do.
+
+    The loss of `one_step_loss` is added. A network with ``steps=1`` then predicts with that step. Source: SnapFlow (Luan et al.
+    2026), whose targets are two Euler steps of the network itself.
+
+    Args:
+        one_step: weight of that loss; 0 leaves it out, and a single step is then one Euler step.
+        target_steps: how many Euler steps the one step learns to replace.
+    """
+
+    one_step: float = 0.0
+    target_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.one_step) and self.one_step >= 0) or self.target_steps < 1:
+            raise ConfigError(f"a flow has one_step ≥ 0 and target_steps ≥ 1; got {self.one_step:g} and {self.target_steps}")
+
+    def checked(self, continuation: Continuation) -> OneStep:
+        """Itself. Raises `ConfigError` where actions are continued by training, which no one step has learned."""
+        if self.one_step and continuation.prefix:
+            raise ConfigError("a flow with one_step does not continue clean actions; leave prefix out")
+        return self
+
+    def schedule(self, steps: int) -> tuple[tuple[float, float], ...]:
+        """The τ and the length of each step."""
+        if self.one_step and steps == 1:
+            return ((ONE_STEP_TIME, 1.0),)
+        return tuple((step / steps, 1 / steps) for step in range(steps))
+
+    def field(self, velocity: Velocity, steps: int) -> Velocity:
+        """The velocity that `steps` steps follow."""
+        if not self.one_step or steps > 1:
+            return velocity
+        return lambda x, time, **known: velocity(x, torch.full_like(time, ONE_STEP_TIME), **known)
+
+
+WITHOUT_ONE_STEP = OneStep()
+
 
 @heads.register("flow")
 class Flow(nn.Module):
@@ -38,6 +84,7 @@ class Flow(nn.Module):
         steps: number of steps of the integration.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
         continuation: options of continuing the actions of an earlier chunk.
+        one_step: options of a distillation to one step.
     """
 
     def __init__(
@@ -48,6 +95,7 @@ class Flow(nn.Module):
         steps: int = 8,
         draws: int = 4,
         continuation: Continuation = CONTINUATION,
+        one_step: OneStep = WITHOUT_ONE_STEP,
     ):
         super().__init__()
         if steps < 1 or draws < 1:
@@ -55,14 +103,14 @@ class Flow(nn.Module):
         sizes = inputs.sizes
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.continuation = continuation
+        self.continuation, self.one_step = continuation, one_step.checked(continuation)
         continuation.check(sizes.chunk)
         self.denoiser = Denoiser(inputs, hidden, layers, takes_clean=continuation.prefix > 0)
 
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero if there are none."""
         velocity = partial(self.velocity, condition=self.denoiser.condition(fused).repeat_interleave(self.draws, 0))
-        return {"action": flow_loss(self.space, velocity, batch, self.draws, generator, self.continuation.prefix)}
+        return flow_losses(self, velocity, batch, generator)
 
     def velocity(self, x: Tensor, time: Tensor, condition: Tensor, clean: Tensor | None = None) -> Tensor:
         """d x / d τ (b, k, a) at x (b, k, a) and τ (b,), with clean actions where `clean` (b, k)."""
@@ -75,13 +123,14 @@ class Flow(nn.Module):
         """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
-        return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
+        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
+        return self.space.inverse(integrate(velocity, x, self.steps))
 
     def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
         """As `predict`, continuing the planned actions."""
         condition = recordable(self.denoiser.condition(fused))
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        velocity = partial(self.velocity, condition=condition)
+        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
         return continued(self.space, velocity, x, self.steps, planned, self.continuation)
 
 
@@ -122,6 +171,36 @@ def flow_loss(
     clean = prefixes(prefix_lengths(len(actions), prefix, generator).to(actions.device), actions.shape[1]) & mask
     found = velocity(torch.where(clean.unsqueeze(-1), actions, mixed), time, clean=clean)
     return masked_mean((found - (actions - noise)).square(), mask & ~clean)
+
+
+class FlowHead(Protocol):
+    """What the losses of the heads `flow` and `flow_expert` read."""
+
+    space: Continuous
+    draws: int
+    continuation: Continuation
+    one_step: OneStep
+
+
+def flow_losses(head: FlowHead, velocity: Velocity, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """``{"action": scalar}`` of `flow_loss`; with a distillation ``"one_step"`` too, which is part of it."""
+    loss = flow_loss(head.space, velocity, batch, head.draws, generator, head.continuation.prefix)
+    if not head.one_step.one_step:
+        return {"action": loss}
+    apart = one_step_loss(velocity, batch, head.draws, head.one_step.target_steps, generator)
+    return {"action": loss + head.one_step.one_step * apart, "one_step": apart.detach()}
+
+
+def one_step_loss(velocity: Velocity, batch: Batch, draws: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
+    """The mean squared error over valid steps of the one step from noise, whose target is where `steps` Euler steps of the same
+    network end, without gradient. The first draw of each row is no noise, from which predictions without a generator begin."""
+    known, valid = targets(batch)
+    mask = valid.repeat_interleave(draws, 0)
+    noise = normal((len(known) * draws, *known.shape[1:]), generator, known.device)
+    noise[::draws] = 0
+    with torch.no_grad():
+        target = integrate(velocity, noise, steps) - noise
+    return masked_mean((velocity(noise, noise.new_full((len(noise),), ONE_STEP_TIME)) - target).square(), mask)
 
 
 def integrate(velocity: Velocity, x: Tensor, steps: int) -> Tensor:

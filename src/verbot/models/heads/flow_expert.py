@@ -13,7 +13,7 @@ from verbot.errors import ConfigError
 from verbot.models.action_space import Continuous, start
 from verbot.models.continuation import CONTINUATION, Continuation, recordable
 from verbot.models.heads.denoiser import TIMES
-from verbot.models.heads.flow import continued, flow_loss, integrate
+from verbot.models.heads.flow import WITHOUT_ONE_STEP, OneStep, continued, flow_losses, integrate
 from verbot.models.layers.transformer import CrossBlock, sinusoid
 from verbot.models.registries import heads
 from verbot.models.tokens import Batch, HeadInput, PlannedActions, TokenGroup
@@ -27,6 +27,8 @@ class ExpertBlock:
 
     Args:
         heads, expansion: number of attention heads, and the feed-forward expansion.
+        layerwise: block i attends to the input of layer i of what it reads: of the fusion ``concat`` with ``hidden=0``, or of a
+            language trunk. It needs as many layers as the expert has.
         joint: as in π0: block i of the expert is a block as those of the language trunk, but `hidden` wide. In one softmax each
             action attends to the keys and values of the trunk's block i and to those of all actions. `heads` and `layers` are
             those of the trunk.
@@ -36,6 +38,7 @@ class ExpertBlock:
 
     heads: int = 4
     expansion: int = 2
+    layerwise: bool = False
     joint: bool = False
     insulated: bool = False
 
@@ -88,8 +91,8 @@ class FlowExpert(nn.Module):
         block: options of each block.
         steps: number of steps of the integration; 10 in π0.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
-        layerwise: needs as many layers as the expert has: of the fusion ``concat`` with ``hidden=0``, or of a language trunk.
         continuation: options of continuing the actions of an earlier chunk.
+        one_step: options of a distillation to one step.
     """
 
     def __init__(
@@ -100,23 +103,23 @@ class FlowExpert(nn.Module):
         block: ExpertBlock = BLOCK,
         steps: int = 10,
         draws: int = 2,
-        layerwise: bool = False,
         continuation: Continuation = CONTINUATION,
+        one_step: OneStep = WITHOUT_ONE_STEP,
     ):
         super().__init__()
         if steps < 1 or draws < 1:
             raise ConfigError(f"the flow_expert head needs steps ≥ 1 and draws ≥ 1; got {steps} and {draws}")
-        if layerwise and layers < 1:
+        if block.layerwise and layers < 1:
             raise ConfigError(f"a layerwise flow_expert head reads at least one layer; it has layers={layers}")
         sizes, width = inputs.sizes, inputs.width
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.continuation, self.block = continuation, block
+        self.continuation, self.block, self.one_step = continuation, block, one_step.checked(continuation)
         continuation.check(sizes.chunk)
-        self.reads_layers = layers if layerwise else 0
+        self.reads_layers = layers if block.layerwise else 0
         if block.joint:
-            self.expert = JointExpert(_architecture(inputs, layers, layerwise, block), hidden, block)
-        elif layerwise:
+            self.expert = JointExpert(_architecture(inputs, layers, block), hidden, block)
+        elif block.layerwise:
             self.reads = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden)) for _ in range(layers))
         else:
             self.read = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
@@ -129,7 +132,7 @@ class FlowExpert(nn.Module):
     def losses(self, fused: TokenGroup, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """``{"action": scalar}``, the mean squared error of the velocity over valid steps; zero if there are none."""
         velocity = partial(self.velocity, condition=_repeat(self.condition(fused), self.draws))
-        return {"action": flow_loss(self.space, velocity, batch, self.draws, generator, self.continuation.prefix)}
+        return flow_losses(self, velocity, batch, generator)
 
     def condition(self, fused: TokenGroup) -> TokenGroup:
         """The keys of the cross-attention (b, n, hidden), with `layers` one for each block; computed once for all noise levels.
@@ -166,13 +169,14 @@ class FlowExpert(nn.Module):
         """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        return self.space.inverse(integrate(partial(self.velocity, condition=condition), x, self.steps))
+        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
+        return self.space.inverse(integrate(velocity, x, self.steps))
 
     def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
         """As `predict`, continuing the planned actions."""
         condition = recordable(self.condition(fused))
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        velocity = partial(self.velocity, condition=condition)
+        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
         return continued(self.space, velocity, x, self.steps, planned, self.continuation)
 
 
@@ -184,9 +188,9 @@ def _repeat(group: TokenGroup, times: int) -> TokenGroup:
     return TokenGroup(tokens, group.mask.repeat_interleave(times, 0), group.kind, layers=layers, cache=cache)
 
 
-def _architecture(inputs: HeadInput, layers: int, layerwise: bool, block: ExpertBlock) -> DecoderConfig:
+def _architecture(inputs: HeadInput, layers: int, block: ExpertBlock) -> DecoderConfig:
     """Of the trunk whose keys and values are read. Raises `ConfigError` if there is none, or for other heads and layers."""
-    if layerwise:
+    if block.layerwise:
         raise ConfigError("a flow_expert head reads the trunk's layers (layerwise) or its keys and values (joint), not both")
     trunk = inputs.trunk
     if trunk is None:

@@ -155,6 +155,11 @@ class HFTrunk(LanguageTrunk):
             return {**options, "sha256": pretrained.identity(folder)}
         return {**options, "architecture": pretrained.architecture(folder), "tokenizer": _tokenizer(folder)}
 
+    def held_layers(self) -> list[nn.Module]:
+        """The blocks of a frozen model."""
+        decoder = self._held.module if self.frozen else None
+        return [*decoder.layers] if isinstance(decoder, LanguageDecoder) else []
+
     def embed(self, ids: Tensor) -> Tensor:
         return self._at(ids).embed(ids)
 

@@ -14,7 +14,7 @@ TRUNK = {"name": "tiny", "options": {"width": 96, "layers": LAYERS, "heads": HEA
 @recipes.register("pi0-lm")
 def pi0_lm() -> Recipe:
     """Keypoints, state and instruction are one prefix of a decoder. In each of its layers an expert, two thirds as wide, attends
-    to the keys and values of the prefix and to ten noisy actions at once. The decoder has random weights; its vocabulary is fitted.
+    to the keys and values of the prefix and to ten noisy actions at once. The decoder has random weights and fitted words.
 
     Unlike in π0 the image tokens are the keypoints of the starter recipe, trained to find the object, and the state is a token
     of the prefix.

@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from verbot.models.protocols import HoldsLayers
+
 
 def repeated_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers of which a network has lists, such as transformer blocks and the trunks of cameras; none inside another."""
+    """The layers of which a network has lists, such as transformer blocks and the trunks of cameras; none inside another.
+
+    The layers of frozen models that are not among the network's modules come last: what is before them keeps its activations
+    for its gradient too.
+    """
     found: list[nn.Module] = []
     inside = set[int]()
     for module in network.modules():
@@ -20,7 +26,8 @@ def repeated_layers(network: nn.Module) -> list[nn.Module]:
         for layer in module:
             found.append(layer)
             inside |= {id(part) for part in layer.modules()}
-    return found
+    held = [layer for module in network.modules() if isinstance(module, HoldsLayers) for layer in module.held_layers()]
+    return [*found, *held]
 
 
 @contextlib.contextmanager
