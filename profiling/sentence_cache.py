@@ -22,7 +22,12 @@ from verbot.models.registries import Objective
 from verbot.models.tokens import Batch
 from verbot.spec import RobotSpec
 
-TEXTS = [f"{verb} the {color} {thing}" for verb in ("pick up", "push") for color in ("red", "green", "blue") for thing in ("cube", "ball")]
+TEXTS = [
+    f"{verb} the {color} {thing}"
+    for verb in ("pick up", "push")
+    for color in ("red", "green", "blue")
+    for thing in ("cube", "ball")
+]
 ROWS, ROUNDS = 16, 8
 
 

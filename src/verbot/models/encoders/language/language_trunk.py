@@ -38,9 +38,7 @@ class LanguageTrunkStates(nn.Module):
     Raises `ConfigError` for a trunk without a name, or a maximum that holds no word; and as the trunk does.
     """
 
-    def __init__(
-        self, sizes: Sizes, trunk: Mapping[str, Any] = TINY, layers: int = 1, heads: int = 4, longest: int = 64
-    ):
+    def __init__(self, sizes: Sizes, trunk: Mapping[str, Any] = TINY, layers: int = 1, heads: int = 4, longest: int = 64):
         super().__init__()
         if longest < 2:
             raise ConfigError(f"language_trunk keeps longest={longest} tokens of an instruction; expected at least 2")

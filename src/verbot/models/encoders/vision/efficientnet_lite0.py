@@ -81,10 +81,11 @@ class EfficientNetLite0(nn.Module):
 
     @staticmethod
     def fit(options: Mapping[str, Any], instructions: Sequence[str] = ()) -> dict[str, Any]:
-        """`options` with the identity of a frozen checkpoint."""
-        if options.get("checkpoint") is None or options.get("mode") != pretrained.FROZEN:
+        """`options` with the identity of a frozen checkpoint. Raises `ConfigError` if a checkpoint is not there."""
+        if options.get("checkpoint") is None:
             return dict(options)
-        return {**options, "sha256": pretrained.identity(pretrained.find(options["checkpoint"]))}
+        folder = pretrained.find(options["checkpoint"])
+        return {**options, "sha256": pretrained.identity(folder)} if options.get("mode") == pretrained.FROZEN else dict(options)
 
     @property
     def cacheable(self) -> bool:
@@ -171,6 +172,7 @@ def _trained(source: Checkpoint, strides: Sequence[int], size: tuple[int, int]) 
     if source.checkpoint is None:
         return build_tower(strides, size, None, grouped=True), None
     try:
-        return build_tower(strides, size, source.find()), None
-    except ConfigError as error:
+        folder = source.find()
+    except ConfigError as error:  # a saved policy has the weights
         return build_tower(strides, size, None), str(error)
+    return build_tower(strides, size, folder), None
