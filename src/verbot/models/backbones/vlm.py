@@ -172,9 +172,9 @@ class VisionLanguageModel(Modular):
     """A language trunk whose prefix holds the instruction and the tokens of the vision and the state encoder.
 
     A head reads the trunk's hidden states, of learned readouts or of the whole prefix, layer by layer if it can; or it speaks
-    (`verbot.models.protocols.SpeakingHead`): its ids follow the prefix, after `Batch.text_targets`. If the trunk is frozen without
-    adapters, the prefix causal and the sentence first, what the trunk makes of a sentence is computed once and kept. Sources: RT-2 (Brohan et al.
-    2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
+    (`verbot.models.protocols.SpeakingHead`): its ids follow the prefix, after `Batch.text_targets`. Where the trunk is frozen
+    without adapters, the prefix causal and the sentence first, what the trunk makes of a sentence is computed once and kept.
+    Sources: RT-2 (Brohan et al. 2023), PaLM-E (Driess et al. 2023), OpenVLA (Kim et al. 2024), π0 (Black et al. 2024).
     """
 
     builds: ClassVar[tuple[str, ...]] = ("vision", "state")

@@ -23,11 +23,11 @@ TINY: Mapping[str, Any] = {"name": "tiny", "options": {"width": 64, "layers": 2,
 
 @language_encoders.register("language_trunk", needs=("tokenizers",))
 class LanguageTrunkStates(nn.Module):
-    """The projected hidden states of a language trunk that reads the instruction causally, and `layers` of trained self-attention.
+    """The projected hidden states of a language trunk that reads the instruction causally, and `layers` of trained attention.
 
-    Of a trunk that never learns (``hf``, frozen, without adapters) each distinct instruction is encoded once and cached as float16,
-    as in `MiniLM`: training then costs what it costs without a language model. The first state is that of a start or end token,
-    which is all that ``""`` consists of.
+    Of a trunk that never learns (``hf``, frozen, without adapters) each distinct instruction is encoded once and cached as
+    float16, as in `MiniLM`: training then costs what it costs without a language model. The first state is that of a start or
+    end token, which is all that ``""`` consists of.
 
     Args:
         trunk: name and options of the language trunk, e.g. ``{"name": "hf", "options": {"checkpoint": "models:smollm2-135m",

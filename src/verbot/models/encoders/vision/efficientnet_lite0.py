@@ -29,8 +29,8 @@ class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 (Tan & Le 2019) for all views, with language-conditioned heatmaps over several of its feature maps.
 
     The maps of all `strides` are read on the grid of the finest. The tokens are one per heatmap, as in `QueryConv`; with
-    `patches` also the mean of each view and the cells of the coarsest grid. The weights of a frozen network are not part of a saved policy;
-    their sha256 is saved and checked. A trained one is saved completely. Batch norm uses its stored statistics.
+    `patches` also the mean of each view and the cells of the coarsest grid. The weights of a frozen network are not part of a
+    saved policy; their sha256 is saved and checked. A trained one is saved completely. Batch norm uses its stored statistics.
 
     Args:
         checkpoint: ``"models:efficientnet-lite0"`` (see `verbot.models.known`) or a folder with its ``config.json`` and weights;
