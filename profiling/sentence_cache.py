@@ -23,10 +23,10 @@ from verbot.models.tokens import Batch
 from verbot.spec import RobotSpec
 
 TEXTS = [
-    f"{verb} the {color} {thing}"
+    f"{verb} the {color} {shape}"
     for verb in ("pick up", "push")
     for color in ("red", "green", "blue")
-    for thing in ("cube", "ball")
+    for shape in ("cube", "ball")
 ]
 ROWS, ROUNDS = 16, 8
 
