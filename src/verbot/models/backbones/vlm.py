@@ -243,12 +243,12 @@ class VisionLanguageModel(Modular):
         Kept words that the head does not read are left out of hidden states and layers.
         """
         if not self.keeps_sentences or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.trunk(prefix.x, prefix.allowed, prefix.positions)  # type: ignore[no-any-return]
+            return self.trunk(prefix.x, prefix.allowed, prefix.positions)
         words, count = self._sentences.read(self.trunk, text.values, text.mask), text.mask.shape[1]
         if text.rows is not None:
             words = words.select(text.rows)
         own = self.trunk(prefix.x[:, count:], prefix.allowed[:, count:], prefix.positions[:, count:], words.cache)
-        return words.followed(own)  # type: ignore[no-any-return]
+        return words.followed(own)
 
     def training_features(
         self,
