@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,7 +23,12 @@ from verbot.models.registries import Objective
 from verbot.models.tokens import Batch
 from verbot.spec import RobotSpec
 
-TEXTS = [f"{verb} the {color} {thing}" for verb in ("pick up", "push") for color in ("red", "green", "blue") for thing in ("cube", "ball")]
+TEXTS = [
+    f"{verb} the {color} {shape}"
+    for verb in ("pick up", "push")
+    for color in ("red", "green", "blue")
+    for shape in ("cube", "ball")
+]
 ROWS, ROUNDS = 16, 8
 
 
@@ -64,14 +70,15 @@ def compared(work: Callable[[VLANetwork], None], kept: VLANetwork, plain: VLANet
 
 def main(checkpoint: str = "models:smollm2-135m") -> None:
     torch.set_num_threads(1)
-    env = make_env("tabletop-starter")
+    env: Any = make_env("tabletop-starter")
     spec = env.unwrapped.robot_spec
     env.close()
     for dtype in ("float32", "bfloat16"):
         for heatmaps in (3, 16):
             kept = network(spec, checkpoint, heatmaps, dtype)
             plain = copy.deepcopy(kept)
-            plain.backbone.keeps_sentences = False
+            backbone: Any = plain.backbone
+            backbone.keeps_sentences = False
             batch, one = batch_for(kept, ROWS, False), batch_for(kept, 1, True)
 
             def step(made: VLANetwork, batch: Batch = batch) -> None:

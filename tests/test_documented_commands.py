@@ -38,7 +38,7 @@ PAGES = [
 ]
 REFERENCE = "docs/reference/commands.md"
 NOT_HERE = {
-    r"openai/|google/": "weights that have to be downloaded",
+    r"openai/|google/|models:|vlm-pretrained|verbot models (fetch|check)": "weights that have to be downloaded",
     r"droid_100": "a dataset that has to be downloaded",
     r"--cluster ray": "a cluster",
     r"device=cuda": "a GPU",

@@ -370,6 +370,8 @@ REASONS = {
     "data/samples/clip_memory.py": "shared memory, which ends with the process",
     "data/importers/export_hdf5.py": "fills the draft of a file through a driver of HDF5",
     "data/importers/rosbag_reader.py": "a temporary copy",
+    "models/known/base.py": "fills the draft of a folder, which takes its place when it is whole",
+    "models/known/fetching.py": "a temporary copy of a file in a wheel",
     "policy/runtimes/aoti.py": "a temporary copy",
     "policy/runtimes/openvino.py": "a temporary copy",
     "data/storage/journal.py": "renames whole entries to close a gap",
@@ -382,7 +384,7 @@ WRITES = re.compile(
     r"open\(.*[\"'][wax]b?\+?[\"']|open\(.*[\"']r\+b?[\"']"
 )
 WHOLE = re.compile(
-    r"av\.open\((sink|io\.BytesIO|str\(path\), \"w\", format)|h5py\.File\(draft|>>> |^\s+\.\.\. "
+    r"av\.open\((sink|io\.BytesIO|str\(path\), \"w\", format)|h5py\.File\(draft|open\(draft, \"wb|>>> |^\s+\.\.\. "
 )  # into memory or a draft
 
 

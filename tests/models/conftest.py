@@ -59,7 +59,8 @@ SPEC = RobotSpec(
 )
 FEW = {"frames": 3}
 SHORT = {"temporal": FEW, "chain": {"parts": [{"name": "external"}, {"name": "temporal", "options": FEW}]}}  # sequences of four
-NEEDED = {"multi_task": {"tasks": ["pick", "push", "put"]}}  # options without which a part cannot be built
+# Options without which a part cannot be built, for images of 16×16.
+NEEDED = {"multi_task": {"tasks": ["pick", "push", "put"]}, "efficientnet_lite0": {"strides": [4, 8]}}
 SPEAKING = {"action_tokens", "fast"}  # heads whose actions are words
 SPEAKS = Part(
     "vlm", {"trunk": {"name": "tiny", "options": {"width": 16, "layers": 1, "heads": 2, "key_heads": 1, "reserved": 1100}}}

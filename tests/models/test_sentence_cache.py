@@ -152,6 +152,9 @@ def test_states_are_those_of_one_pass_and_old_ones_are_dropped(checkpoint: Path)
         assert not one[~mask].any()
     alone = SentenceCache().read(trunk, ids[1:2, : len(rows[1])], mask[1:2, : len(rows[1])])
     assert torch.equal(alone.hidden[0], found.hidden[1, : len(rows[1])])  # to the bit, whatever the batch
+    keys = SentenceCache(whole=False).read(trunk, ids, mask)
+    assert keys.hidden.shape == (3, 0, trunk.width) and len(keys.layers) == trunk.depth
+    assert all(torch.equal(a, b) for a, b in zip(keys.cache.keys, found.cache.keys, strict=True))
     small = SentenceCache(most_bytes=1)
     assert torch.equal(small.read(trunk, ids, mask).hidden, found.hidden) and len(small) == 1
     assert copy.deepcopy(cache) is cache and len(pickle.loads(pickle.dumps(cache))) == 0

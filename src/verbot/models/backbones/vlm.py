@@ -191,7 +191,7 @@ class VisionLanguageModel(Modular):
         self.gives_layers = self.trunk.depth if not prompt.readouts else 0
         self.keys_of = self.trunk.config if not prompt.readouts else None
         self.keeps_sentences = self.trunk.is_constant and prompt.causal and self.fusion.starts_with_text
-        self._sentences = SentenceCache()
+        self._sentences = SentenceCache(whole=not prompt.readouts)
 
     def _make_language(self) -> TrunkText:
         part = self._prompt.part
@@ -231,24 +231,28 @@ class VisionLanguageModel(Modular):
         prefix: Prefix = self.fusion(batch.text.by_row(), self.seen(batch, features))
         whole = prefix if suffix is None else prefix.followed(self.trunk.embed(self._shifted(suffix)), suffix.mask)
         out = self._read(whole, batch.text)
-        length, read = prefix.x.shape[1], self._prompt.readouts
+        length, read = prefix.x.shape[1] - (whole.x.shape[1] - out.hidden.shape[1]), self._prompt.readouts
         kept = slice(length - read if read else 0, length)
         layers = None if read else tuple(layer[:, kept].to(out.hidden.dtype) for layer in out.layers)
+        mask = prefix.mask[:, -read:] if read else prefix.mask
         cache = None if read else out.cache.first(length)
-        fused = TokenGroup(out.hidden[:, kept], prefix.mask[:, kept], "fused", layers=layers, cache=cache)
+        fused = TokenGroup(out.hidden[:, kept], mask, "fused", layers=layers, cache=cache)
         spoken = None if suffix is None else Spoken(suffix, out.hidden[:, length:], self.trunk.logits)
         state = dataclasses.replace(prefix, cache=out.cache) if suffix is None else None
         return dataclasses.replace(features, fused=fused, before_memory=fused, spoken=spoken, prefix=state)
 
     def _read(self, prefix: Prefix, text: TextBatch) -> TrunkOutput:
-        """The trunk's output for a prefix; of its words what was kept, if they do not depend on anything else."""
+        """The trunk's output for a prefix; of its words what was kept, if they do not depend on anything else.
+
+        Kept words that the head does not read are left out of hidden states and layers.
+        """
         if not self.keeps_sentences or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.trunk(prefix.x, prefix.allowed, prefix.positions)  # type: ignore[no-any-return]
+            return self.trunk(prefix.x, prefix.allowed, prefix.positions)
         words, count = self._sentences.read(self.trunk, text.values, text.mask), text.mask.shape[1]
         if text.rows is not None:
             words = words.select(text.rows)
         own = self.trunk(prefix.x[:, count:], prefix.allowed[:, count:], prefix.positions[:, count:], words.cache)
-        return words.followed(own)  # type: ignore[no-any-return]
+        return words.followed(own)
 
     def training_features(
         self,

