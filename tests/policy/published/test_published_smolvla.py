@@ -147,12 +147,10 @@ def linear(name, x):
 
 
 def image_tokens(images):
+    from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
     from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector, SmolVLMVisionTransformer
 
-    vision = transformers.SmolVLMVisionConfig if hasattr(transformers, "SmolVLMVisionConfig") else None
-    if vision is None:
-        from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig as vision
-    own = vision(
+    own = SmolVLMVisionConfig(
         hidden_size=VISION,
         intermediate_size=VISION_HIDDEN,
         num_hidden_layers=2,
@@ -160,7 +158,7 @@ def image_tokens(images):
         image_size=SIDE,
         patch_size=PATCH,
     )
-    text = {"model_type": "llama", "hidden_size": WIDTH}
+    text = {"model_type": "llama", "hidden_size": WIDTH, "num_attention_heads": HEADS, "num_key_value_heads": KEY_HEADS}
     config = transformers.SmolVLMConfig(vision_config=own.to_dict(), text_config=text, scale_factor=FACTOR)
     tower, connector = SmolVLMVisionTransformer(config.vision_config).eval(), SmolVLMConnector(config).eval()
     tower.load_state_dict(weights_below("vlm_with_expert.vlm.model.vision_model."))

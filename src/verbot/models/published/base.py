@@ -26,7 +26,7 @@ class PublishedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
-        """Normalized actions (b, k, a) float32.
+        """Normalized actions (b, k, a) float32, or the token ids (b, n) of which the policy's processing makes them.
 
         Args:
             inputs: what the policy's processing makes of b observations.

@@ -58,7 +58,7 @@ class Processing(Protocol):
         ...
 
     def actions(self, outputs: Tensor, episodes: Sequence[tuple[Observation, ...]]) -> FloatArray:
-        """Actions (b, k, a) in the units of the spec, float32, of the network's outputs (b, k, a)."""
+        """Actions (b, k, a) in the units of the spec, float32, of what the network puts out, as float32 on the CPU."""
         ...
 
 
@@ -66,7 +66,7 @@ class NormalizesActions(Processing, Protocol):
     """A processing that can also be trained through."""
 
     def targets(self, actions: FloatArray, episodes: Sequence[tuple[Observation, ...]]) -> Tensor:
-        """The inverse of `actions`: what the network is to put out for actions (b, k, a)."""
+        """The inverse of `actions`: what the network is to put out for actions (b, k, a), float32, or int64 token ids."""
         ...
 
 
