@@ -60,7 +60,7 @@ def scaled_image(image: Tensor, scaling: Scaling) -> Tensor:
 
 def plain_targets(name: str) -> Targets:
     """A weight's own name; none for statistics among the weights of old files."""
-    own = without_wrappers(name, "model.")
+    own = without_wrappers(name, "model.", "diffusion.")
     return () if own.startswith(STATISTICS) else (own,)
 
 
