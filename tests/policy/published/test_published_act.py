@@ -246,7 +246,7 @@ def test_without_statistics_it_is_a_base_model(tmp_path):
         ({"vision_backbone": "resnet50"}, "vision_backbone is 'resnet50'; known: resnet18, resnet34"),
         ({"chunk_size": 0}, "chunk_size is 0; expected a whole number from 1 to 4096"),
         ({"dim_model": "wide"}, "dim_model is 'wide'; expected a number"),
-        ({"input_features": {"observation.images.top": {"type": "VISUAL", "shape": [3, 40]}}}, r"observation.images.top is \[3, 40\]"),
+        ({"input_features": {"observation.images.top": {"type": "VISUAL", "shape": [3, 40]}}}, r"images.top is \[3, 40\]"),
         ({"input_features": {"observation.environment_state": {"type": "ENV", "shape": [4]}}}, "observation.environment_state"),
         ({"normalization_mapping": {"STATE": "LOG"}}, "the observation.state is normalized by 'LOG'; known: IDENTITY, MEAN_STD"),
         ({"output_features": {}}, "has no output feature 'action'"),

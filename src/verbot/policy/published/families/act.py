@@ -99,4 +99,6 @@ class Act:
         processing = ActProcessing(cameras, files.scaling("STATE", STATE, METHOD), files.scaling("ACTION", ACTION, METHOD))
         network, names = filled(lambda: ActNetwork(config), files.tensors, plain_targets, options.dtype)
         notes = files.unscaled(("STATE", STATE, METHOD), ("ACTION", ACTION, METHOD))
-        return PublishedParts(files.spec(), network, processing, names, files.kept, resized=False, notes=notes)
+        return PublishedParts(
+            files.spec(), network, processing, names, files.kept, chunk=config.chunk, resized=False, notes=notes
+        )

@@ -196,7 +196,7 @@ def _lerobot(folder: Path, options: OpenOptions, adaptive: bool) -> PublishedPar
     )
     notes = files.unscaled(("STATE", STATE, method), ("ACTION", ACTION, method))
     network, names = filled(lambda: PiNetwork(config), files.tensors, pi_targets(config.vision, files.tensors), options.dtype)
-    return PublishedParts(files.spec(), network, processing, names, files.kept, notes=notes)
+    return PublishedParts(files.spec(), network, processing, names, files.kept, chunk=config.chunk, notes=notes)
 
 
 def relative_numbers(files: LeRobotFiles) -> FloatArray:
@@ -237,9 +237,10 @@ def _openpi(folder: Path, options: OpenOptions, adaptive: bool) -> PublishedPart
     side = config.vision.side
     spec = generic_spec("openpi", dict.fromkeys(OPENPI_CAMERAS, (side, side)), state.size or config.state, size)
     network, names = filled(lambda: PiNetwork(config), tensors, pi_targets(config.vision, tensors), options.dtype)
-    kept = [name for name in (CONFIG, TOKENIZER) if (folder / name).is_file()]
+    kept = tuple(name for name in (CONFIG, TOKENIZER) if (folder / name).is_file())
     note = "openpi's data transforms of a robot are not in its checkpoints: cameras, state and actions are those of the model"
-    return PublishedParts(spec, network, processing, names, (*kept, str(path.relative_to(folder))), notes=(note,))
+    kept = (*kept, str(path.relative_to(folder)))
+    return PublishedParts(spec, network, processing, names, kept, chunk=chunk, notes=(note,))
 
 
 def _openpi_statistics(folder: Path, asset: str | None) -> tuple[Path, dict[str, Any]]:

@@ -156,7 +156,7 @@ class Pi0Fast:
             lambda: PiFastNetwork(config), files.tensors, pi_targets(config.vision, files.tensors), options.dtype
         )
         kept = (*files.kept, *(f"fast/{name}" for name in FAST_FILES if (folder / "fast" / name).is_file()))
-        return PublishedParts(files.spec(), network, processing, names, kept, notes=notes)
+        return PublishedParts(files.spec(), network, processing, names, kept, chunk=processing.steps, notes=notes)
 
 
 def _fast(folder: Path, published: str) -> FastTokenizer:
