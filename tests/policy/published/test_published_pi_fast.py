@@ -21,7 +21,7 @@ from published_checkpoints import (
 from test_published_pi import gemma, siglip
 
 import verbot
-from verbot.errors import ConfigError, CorruptFileError
+from verbot.errors import ConfigError, CorruptFileError, PolicyError
 from verbot.models.fast import FastTokenizer
 from verbot.models.published.pi_fast import NOTHING
 
@@ -132,11 +132,15 @@ def test_actions_become_tokens_and_come_back(tmp_path):
     assert np.abs((back - actions) / (high - low)).max() < 0.5 / 10 * math.sqrt(STEPS) / 2 + 1e-3
 
 
-def test_what_means_no_chunk_is_zero_in_normalized_units(tmp_path):
-    policy, statistics = pi_fast(tmp_path), statistics_of(tmp_path)
-    found = policy.parts.processing.actions(torch.full((1, 3), float(NOTHING)), [(SEEN,)])
-    middle = (statistics["action.q01"] + statistics["action.q99"]) / 2
-    assert np.allclose(found, middle[None, None], atol=1e-6)
+def test_what_is_said_too_shortly_is_completed_and_nothing_is_an_error(tmp_path):
+    processing = pi_fast(tmp_path).parts.processing
+    ids = processing.targets(CHUNKS[:1], [(SEEN,)])[:, 1:]
+    whole, cut = (
+        processing.decoded(each.tolist()) for each in (ids[0], ids[0, : len(processing.tokenizer.encode("Action: ")) + 3])
+    )
+    assert whole.shape == cut.shape == (STEPS, ACTION) and not np.allclose(whole, cut)
+    with pytest.raises(PolicyError, match="said 3 tokens that mean no actions"):
+        processing.actions(torch.full((1, 3), float(NOTHING)), [(SEEN,)])
 
 
 def test_the_prompt(tmp_path):

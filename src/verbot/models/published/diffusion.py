@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.published.flow import drawn
 from verbot.models.published.noise import NoiseSchedule
 from verbot.models.published.resnet import ResNet
@@ -80,11 +80,11 @@ class DiffusionNetwork(PublishedNetwork):
             self.rgb_encoder = ImageEncoder(config)
         self.unet = ConditionalUNet(config, config.history * (config.state + 2 * config.points * config.cameras))
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         noise = drawn((self.config.horizon, self.config.action), generators, inputs["state"].device)
         return self.denoised(inputs, noise.to(self.unet.dtype), generators)
 
-    def denoised(self, inputs: Inputs, noise: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def denoised(self, inputs: NetworkInputs, noise: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """The actions (b, k, a) to execute, of noise (b, horizon, a)."""
         condition, x = self.condition(inputs), noise
         for time in self.config.noise.times():
@@ -93,7 +93,9 @@ class DiffusionNetwork(PublishedNetwork):
         start = self.config.history - 1
         return x[:, start : start + self.config.chunk].float()
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The mean squared error of what is predicted, for actions (b, horizon, a) with their mask (b, horizon).
 
         The first action is that of the first observation, `history` − 1 control steps ago.
@@ -105,7 +107,7 @@ class DiffusionNetwork(PublishedNetwork):
         error = (predicted - (noise if schedule.prediction == "epsilon" else actions)).square().mean(-1)
         return {"action": (error * mask).sum() / mask.sum().clamp(min=1)}
 
-    def condition(self, inputs: Inputs) -> Tensor:
+    def condition(self, inputs: NetworkInputs) -> Tensor:
         """What the U-Net knows (b, c): state and points of each observation, the oldest first."""
         state = inputs["state"].to(self.unet.dtype)
         if not self.config.cameras:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbot.models.encoders.vision.published_towers import TowerConfig
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.published.pi import PaliGemma, prefix_positions
 from verbot.models.trunks.architecture import DecoderConfig
 
@@ -44,7 +44,7 @@ class PiFastNetwork(PublishedNetwork):
         self.config = config
         self.paligemma = PaliGemma(config.vision, config.language)
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         """Token ids (b, n), `NOTHING` after the end of a chunk."""
         language = self.paligemma.language
         x, mask = self.paligemma.embed(*(inputs[name] for name in ("images", "images_mask", "tokens", "tokens_mask")))
@@ -60,7 +60,9 @@ class PiFastNetwork(PublishedNetwork):
             out = language(language.embed(token.unsqueeze(1)), mask.unsqueeze(1), position, out.cache)
         return torch.stack(said, 1)
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The mean cross-entropy of the ids after the first.
 
         Args:

@@ -9,7 +9,7 @@ import torch
 
 from verbot.errors import CorruptFileError
 from verbot.models.encoders.vision.published_towers import TowerConfig, tower_targets
-from verbot.models.published.names import STATISTICS, Shapes, below, without_wrappers
+from verbot.models.published.names import STATISTICS, Shapes, named_below, without_wrappers
 from verbot.models.published.pi import PiConfig
 from verbot.models.trunks.weights import Targets, TensorFiles
 
@@ -68,10 +68,10 @@ def pi_targets(vision: TowerConfig, tensors: TensorFiles) -> Callable[[str], Tar
     if problem:
         raise CorruptFileError(tensors.folder, problem)
     inside = (
-        below(VISION, "paligemma.vision.", tower_targets(vision)),
-        below("multi_modal_projector.linear.", "paligemma.project.", lambda own: (own,)),
-        below(LANGUAGE, "paligemma.language.", lambda own: (own,)),
-        below(EXPERT, "expert.", lambda own: (own,)),
+        named_below(VISION, "paligemma.vision.", tower_targets(vision)),
+        named_below("multi_modal_projector.linear.", "paligemma.project.", lambda own: (own,)),
+        named_below(LANGUAGE, "paligemma.language.", lambda own: (own,)),
+        named_below(EXPERT, "expert.", lambda own: (own,)),
     )
 
     def targets(name: str) -> Targets:

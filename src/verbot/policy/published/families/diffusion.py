@@ -55,7 +55,7 @@ class DiffusionProcessing:
 
 
 @families.register("diffusion")
-class Diffusion:
+class PublishedDiffusion:
     about = "Diffusion Policy of LeRobot"
 
     @staticmethod

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verbot.errors import ConfigError, VerbotError
+from verbot.errors import ConfigError, PolicyError, VerbotError
 from verbot.models.cosine import inverse_cosine_transform
 from verbot.models.fast import FILES as FAST_FILES
 from verbot.models.fast import PROCESSOR, FastTokenizer
@@ -76,7 +76,7 @@ class PiFastProcessing:
         return f"Task: {cleaned}, State: {' '.join(map(str, state_bins(self.state.forward(observation.state))))};\n"
 
     def actions(self, outputs: Tensor, episodes: Sequence[tuple[Observation, ...]]) -> FloatArray:
-        """Zeros in normalized units, as published, for a chunk whose tokens mean none."""
+        """Raises `PolicyError` for tokens that mean no number at all, for which published code answers zeros."""
         chunks = np.stack([self.decoded([int(i) for i in row]) for row in outputs.tolist()])
         return absolute(self.action.inverse(chunks.astype(np.float32)), self.relative, episodes)
 
@@ -104,6 +104,8 @@ class PiFastProcessing:
             text = b"".join(self.fast.words[i] for i in numbers if 0 <= i < self.fast.size).decode()
         except UnicodeDecodeError:
             text = ""
+        if not text:
+            raise PolicyError(f"the published policy said {len(ids)} tokens that mean no actions; the robot is to be held")
         count = self.steps * self.action_size
         coefficients = np.array([ord(c) for c in text[:count]], np.float64) + self.fast.min_token
         whole = np.pad(coefficients, (0, count - len(coefficients))).reshape(self.steps, self.action_size)
