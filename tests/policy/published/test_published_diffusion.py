@@ -186,7 +186,7 @@ def test_the_first_observation_of_an_episode_is_repeated(tmp_path):
     first = policy.predict([SEEN])[0]
     again = dataclasses.replace(SEEN, time_s=0.1, memory=first.memory)
     assert np.array_equal(policy.predict([again])[0].values, first.values)
-    assert 0 < sum(array.nbytes for array in first.memory.values()) <= policy.memory_bytes
+    assert policy.memory_bytes == 2 * sum(array.nbytes for array in first.memory.values())
     with pytest.raises(SpecError, match="this memory is of another policy"):
         policy.predict([dataclasses.replace(SEEN, memory={"time_s": np.zeros(1)})])
 

@@ -44,7 +44,7 @@ class PublishedPolicy:
         if robot is not None:
             robot.check(parts.spec)
         self.parts, self.folder, self.family, self.robot = parts, folder, family, robot
-        self._history = FrameHistory(parts.history, parts.spec, 1 / self.spec.rate_hz)
+        self._history = FrameHistory(parts.history, parts.spec, 1 / self.spec.rate_hz, parts.resized)
         self._loaded = self._versions()
         self.one_by_one = False  # rounding then depends on no other observation of a batch
         self._identity = ""
