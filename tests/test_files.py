@@ -370,6 +370,7 @@ REASONS = {
     "data/samples/clip_memory.py": "shared memory, which ends with the process",
     "data/importers/export_hdf5.py": "fills the draft of a file through a driver of HDF5",
     "data/importers/rosbag_reader.py": "a temporary copy",
+    "policy/published/policy.py": "fills the draft of a folder, which takes its place when it is whole",
     "policy/runtimes/aoti.py": "a temporary copy",
     "policy/runtimes/openvino.py": "a temporary copy",
     "data/storage/journal.py": "renames whole entries to close a gap",

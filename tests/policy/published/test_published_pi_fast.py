@@ -152,19 +152,20 @@ def test_the_prompt(tmp_path):
     )
 
 
-def test_saved_and_loaded_it_answers_the_same_bits(tmp_path):
+def test_saved_and_loaded_it_says_the_same(tmp_path):
     policy = pi_fast(tmp_path / "a")
     policy.save(tmp_path / "b")
-    assert np.array_equal(policy.predict([SEEN])[0].values, verbot.load_policy(f"hf:{tmp_path / 'b'}").predict([SEEN])[0].values)
+    other = verbot.load_policy(f"hf:{tmp_path / 'b'}")
+    inputs = policy.parts.processing.inputs([(SEEN,)])
+    assert torch.equal(policy.network.act(inputs, [torch.Generator()]), other.network.act(inputs, [torch.Generator()]))
+    assert policy.identity == other.identity
 
 
 def test_sampling_follows_the_seed(tmp_path):
     policy = pi_fast(tmp_path, temperature=5.0)
-    one, two = (policy.predict([observation(("top", "wrist"), 3, sample_seed=seed)])[0].values for seed in (1, 1))
-    assert np.array_equal(one, two)
     inputs = policy.parts.processing.inputs([(SEEN,)])
-    said = [policy.network.act(inputs, [torch.Generator().manual_seed(seed)]).tolist() for seed in range(4)]
-    assert len({str(each) for each in said}) > 1
+    said = [policy.network.act(inputs, [torch.Generator().manual_seed(seed)]).tolist() for seed in (0, 1, 2, 0)]
+    assert said[0] == said[3] and len({str(each) for each in said}) > 1
 
 
 def test_a_larger_tokenizer_is_refused(tmp_path):
