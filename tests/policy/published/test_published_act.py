@@ -13,13 +13,13 @@ import verbot
 from verbot.errors import ConfigError, CorruptFileError, SpecError
 
 D, HIDDEN, CHUNK, STATE, ACTION, LATENT = 16, 24, 5, 3, 4, 6
-CAMERAS = {"observation.images.top": (40, 64), "observation.images.wrist": (40, 64)}
+CAMERAS = {"observation.images.top": (40, 100), "observation.images.wrist": (40, 100)}
 OPTIONS = {
     "chunk_size": CHUNK, "n_action_steps": CHUNK, "dim_model": D, "n_heads": 2, "dim_feedforward": HIDDEN, "n_encoder_layers": 2,
     "n_decoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": LATENT, "vision_backbone": "resnet18", "use_vae": True,
     "normalization_mapping": {"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"},
 }  # fmt: skip
-SEEN = observation(("top", "wrist"), STATE, size=(40, 64))
+SEEN = observation(("top", "wrist"), STATE, size=(40, 100))
 
 
 def attention(name):
@@ -158,7 +158,7 @@ def reference(images, state, latent):
     for image in images:
         features = resnet(image)
         rows, columns = features.shape[-2:]
-        assert (rows, columns) == (2, 2)
+        assert (rows, columns) == (2, 4)
         projected = F.conv2d(features, WEIGHTS["encoder_img_feat_input_proj.weight"], WEIGHTS["encoder_img_feat_input_proj.bias"])
         for row in range(rows):
             for column in range(columns):
@@ -211,8 +211,8 @@ def test_training_encodes_the_actions(tmp_path):
 
 
 def test_images_have_the_size_of_the_training(tmp_path):
-    with pytest.raises(SpecError, match=r"camera 'top' gave uint8 \(20, 64, 3\); expected uint8 \(40, 64, 3\)"):
-        act(tmp_path).predict([observation(("top", "wrist"), STATE, size=(20, 64))])
+    with pytest.raises(SpecError, match=r"camera 'top' gave uint8 \(20, 100, 3\); expected uint8 \(40, 100, 3\)"):
+        act(tmp_path).predict([observation(("top", "wrist"), STATE, size=(20, 100))])
 
 
 def test_old_files_keep_statistics_among_the_weights(tmp_path):
