@@ -372,6 +372,7 @@ REASONS = {
     "data/importers/rosbag_reader.py": "a temporary copy",
     "models/known/base.py": "fills the draft of a folder, which takes its place when it is whole",
     "models/known/fetching.py": "a temporary copy of a file in a wheel",
+    "policy/published/policy.py": "fills the draft of a folder, which takes its place when it is whole",
     "policy/runtimes/aoti.py": "a temporary copy",
     "policy/runtimes/openvino.py": "a temporary copy",
     "data/storage/journal.py": "renames whole entries to close a gap",

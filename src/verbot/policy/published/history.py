@@ -12,6 +12,8 @@ from verbot.errors import SpecError
 from verbot.policy.memory import get_array
 from verbot.spec import Memory, Observation, RobotSpec
 
+LARGEST = 4096 * 4096  # pixels of an image whose size is not known
+
 
 @dataclass(frozen=True)
 class FrameHistory:
@@ -24,15 +26,17 @@ class FrameHistory:
         count: observations, the latest included.
         spec: of the policy.
         step_s: seconds between two control steps.
+        resized: images may have other sizes than the spec's.
     """
 
     count: int
     spec: RobotSpec
     step_s: float
+    resized: bool = True
 
     @property
     def most_bytes(self) -> int:
-        pixels = sum(3 * 4096 * 4096 for _ in self.spec.cameras)  # images may have any size
+        pixels = sum(3 * (LARGEST if self.resized else camera.height * camera.width) for camera in self.spec.cameras)
         return 0 if self.count == 1 else self.count * (8 + 4 * self.spec.state_size + pixels)
 
     def episode(self, latest: Observation) -> tuple[Observation, ...]:

@@ -44,7 +44,7 @@ class PublishedPolicy:
         if robot is not None:
             robot.check(parts.spec)
         self.parts, self.folder, self.family, self.robot = parts, folder, family, robot
-        self._history = FrameHistory(parts.history, parts.spec, 1 / self.spec.rate_hz)
+        self._history = FrameHistory(parts.history, parts.spec, 1 / self.spec.rate_hz, parts.resized)
         self._loaded = self._versions()
         self.one_by_one = False  # rounding then depends on no other observation of a batch
         self._identity = ""
@@ -112,7 +112,7 @@ class PublishedPolicy:
                 f"the published policy {self.folder} predicted actions that are not finite: its weights are damaged"
             )
         actions = self.parts.processing.actions(outputs.float().cpu(), episodes)
-        actions = actions if self.robot is None else self.robot.acted(actions)
+        actions = actions if self.robot is None else self.robot.answered(actions)
         memories = [self._history.kept(each) for each in seen]
         return [
             ActionChunk(np.ascontiguousarray(a, np.float32), o.time_s, {}, memory)
