@@ -56,8 +56,7 @@ class Arguments:
 
     Args:
         regression, flow, trained, ahead: folders of policies: any head; a generative head; a flow head with a prefix; a network
-            that reads ahead. Those that are
-            given are measured.
+            that reads ahead. Those that are given are measured.
         out: a JSON file with all cells.
         delays: control steps that an answer takes.
         horizons: control steps between two queries, at least; not those that with the delay are longer than a chunk.
@@ -148,7 +147,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=f"{__doc__}\n{main.__doc__}")
     torch.set_num_threads(1)
     if not arguments.policies():
-        raise SystemExit("give a policy: --regression, --flow or --trained FOLDER")
+        raise SystemExit("give a policy: --regression, --flow, --trained or --ahead FOLDER")
     settings = {"suite": arguments.suite, "scenes": arguments.scenes, "seed": arguments.seed}
     found = _earlier(arguments.out, settings)
     with Progress("delays", len(list(cells(arguments))) * arguments.scenes, "episodes") as bar:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from verbot.agents import RealTimeAgent
 from verbot.contracts import continuation_of
 from verbot.errors import ConfigError, PolicyError, SpecError
 from verbot.files import sha256
 from verbot.models.network import NetworkConfig
-from verbot.models.registries import Part
+from verbot.models.registries import Objective, Part
+from verbot.models.tokens import LaterActions
 from verbot.policy.policy import VLAPolicy
 from verbot.spec import Camera, Component, FloatArray, ForwardModel, Observation, Response, RobotSpec
 from verbot.statistics import Statistics
@@ -134,6 +136,27 @@ def test_a_policy_answers_from_the_state_after_the_committed_actions() -> None:
         policy.predict([dataclasses.replace(seen(), previous_state=HOME[:3])])
 
 
+def test_a_network_learns_later_moments_of_the_same_images() -> None:
+    policy = made(objectives={"action": Objective()})
+    batch = policy.collate_observations([seen(seed) for seed in range(4)], [policy.preprocess(seen(seed)) for seed in range(4)])
+    present = torch.randn(4, 4, 7, generator=torch.Generator().manual_seed(0)).clamp(0.1, 0.9)
+    known, later = torch.ones(4, 4, dtype=torch.bool), torch.zeros(4, 2, 4, 7) + 0.5
+    batch = dataclasses.replace(batch, ahead=None, actions=present, actions_mask=known)
+    states = torch.randn(4, 2, 8, generator=torch.Generator().manual_seed(1))
+    masks = known[:, None].repeat(1, 2, 1)
+    network = policy.network.eval()
+    alone = network.losses(batch)["action"]
+    moments = [
+        network.losses(dataclasses.replace(batch, ahead=states[:, i], actions=later[:, i]))["action"] for i in range(2)
+    ]  # as if each had images of its own
+    together = network.losses(dataclasses.replace(batch, later=LaterActions(states, later, masks)))
+    torch.testing.assert_close(together["action"], (alone + sum(moments)) / 3)
+    torch.testing.assert_close(together["loss"], together["action"])
+    none = network.losses(dataclasses.replace(batch, later=LaterActions(states, later, ~masks)))["action"]
+    torch.testing.assert_close(none, alone / 3)  # nothing is known of later moments
+    assert abs(moments[0].item() - moments[1].item()) > 1e-4
+
+
 def test_the_forward_model_comes_with_the_policy(tmp_path: Path) -> None:
     policy = made()
     policy.save(tmp_path / "policy")
@@ -168,6 +191,8 @@ def test_what_cannot_read_ahead_says_so() -> None:
         RealTimeAgent(made(head=Part("flow", {"hidden": 16, "steps": 4})), method="guided")
     with pytest.raises(ConfigError, match="ahead is -1"):
         made(ahead=-1)
+    with pytest.raises(ConfigError, match="the memory 'gru' is written in every step"):
+        made(memory=Part("gru"), sequence=2)
     with pytest.raises(ConfigError, match="head.prefix"):
         made(head=Part("flow", {"hidden": 16, "steps": 4, "prefix": 2}))
 

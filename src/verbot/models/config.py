@@ -147,7 +147,9 @@ class NetworkConfig:
         if self.ahead < 0:
             raise ConfigError(f"ahead is {self.ahead}; expected a number of control steps, 0 for none")
         if self.ahead and self.memory is not None:
-            raise ConfigError(f"the memory {self.memory.name!r} is written in every step, and ahead steps are left out: leave out one")
+            raise ConfigError(
+                f"the memory {self.memory.name!r} is written in every step, and ahead steps are left out: leave out one"
+            )
         if (self.sequence > 1) != (self.memory is not None):
             raise ConfigError(
                 f"a memory is trained on sequences, and a network without one is not: memory is "

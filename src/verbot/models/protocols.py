@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # configurations use these protocols without torch
 
     from verbot.models.action_space import ActionReadout
     from verbot.models.exported_text import ExportedText
-    from verbot.models.features import Features
     from verbot.models.tokens import Batch, TextBatch, TokenGroup
     from verbot.models.trunks.architecture import DecoderConfig
 
@@ -173,7 +172,7 @@ class InitializesLast(Protocol):
 class ReadsAhead(Protocol):
     """A backbone that reads `Batch.ahead`, and computes features for another such state without encoding the images again."""
 
-    def again(self, features: Features, batch: Batch) -> Features: ...
+    def again(self, features: Any, batch: Batch) -> Any: ...
 
 
 @runtime_checkable

@@ -224,8 +224,7 @@ class VLAPolicy:
         words = text_targets(self.network.backbone, window.text_tasks)
         extra: dict[str, Any] = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
         extra |= {**previous_action, **goals, **depth}
-        if self.config.ahead:
-            extra["later"] = later_actions(window, self._state, self.action_transform)
+        extra["later"] = later_actions(window, self._state, self.action_transform) if self.config.ahead else None
         return dataclasses.replace(batch, **extra).to(self.device)
 
     def _target(self, label: MaskedArray, fit: FitImage) -> Masked:

@@ -300,32 +300,32 @@ def test_instructions_with_a_gap_are_refused(dataset, monkeypatch):
         Windows(dataset)
 
 
-def test_actions_and_state_begin_some_steps_after_what_a_window_shows(dataset, rng):
-    plain, offset = (
-        Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS)),
-        Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS, ahead=3)),
-    )
-    assert (plain.draws, offset.draws) == (DRAWS, DRAWS + 1)
-    every, row = np.arange(len(offset)), 0
-    draws = rng.random((len(every), DRAWS + 1))
-    before, found = plain.gather(every, draws[:, :DRAWS]), offset.gather(every, draws)
-    for name in ("images", "state", "instructions", "index"):
-        assert np.array_equal(getattr(before, name), getattr(found, name))
+def test_a_window_has_states_and_actions_of_later_moments(dataset, rng):
+    plain, ahead = (Windows(dataset, WindowConfig(chunk=3, labels=KEYPOINTS, ahead=steps)) for steps in (0, 6))
+    assert (plain.draws, ahead.draws, Mixture([ahead]).draws) == (DRAWS, DRAWS + 3, DRAWS + 3)
+    every, used = np.arange(len(ahead)), set()
+    draws = rng.random((len(every), DRAWS + 3))
+    before, found = plain.gather(every, draws[:, :DRAWS]), ahead.gather(every, draws)
+    for field in dataclasses.fields(before):
+        if "ahead" not in field.name and field.name not in ("targets", "query_keypoints", "text_tasks"):
+            assert np.array_equal(getattr(before, field.name), getattr(found, field.name))  # the frame itself is as ever
     assert np.array_equal(keypoints_of(before).values, keypoints_of(found).values)
-    assert before.ahead.shape == (len(every), 0)
-    used = set()
-    for episode in dataset:
-        for now in range(len(episode)):
-            then = min(now + int(draws[row, DRAWS] * 4), len(episode) - 1)
-            for i, t in enumerate(range(then, then + 3)):
-                assert found.actions_mask[row, i] == (t < len(episode))
-                assert np.array_equal(found.actions[row, i], episode.actions[min(t, len(episode) - 1)])
-            assert np.array_equal(found.ahead[row, :3], episode.states[then, :3])
-            assert np.array_equal(found.ahead[row, 3:7], episode.states[now, 3:7])  # no action turns this robot
-            commanded = episode.actions[then - 1, 3] if then > now else episode.states[now, 7]
-            assert found.ahead[row, 7] == commanded
+    assert before.ahead.shape == (len(every), 0, 8) and before.ahead_mask.shape == (len(every), 0, 3)
+    frames = [(episode, now) for episode in dataset for now in range(len(episode))]
+    for row, (episode, now) in enumerate(frames):
+        for place in range(3):
+            then = now + 1 + int((place + draws[row, DRAWS + place]) / 3 * 6)
             used.add(then - now)
-            row += 1
-    assert used == {0, 1, 2, 3}
+            last = min(then, len(episode) - 1)
+            assert found.ahead_mask[row, place].tolist() == [t < len(episode) for t in range(then, then + 3)]
+            wanted = [episode.actions[min(t, len(episode) - 1)] for t in range(then, then + 3)]
+            assert np.array_equal(found.ahead_actions[row, place], wanted)
+            assert np.array_equal(found.ahead[row, place, :3], episode.states[last, :3])
+            assert np.array_equal(found.ahead[row, place, 3:7], episode.states[now, 3:7])  # no action turns this robot
+            commanded = episode.actions[last - 1, 3] if last > now else episode.states[now, 7]
+            assert found.ahead[row, place, 7] == commanded
+    assert used == {1, 2, 3, 4, 5, 6}
+    relabeled = Windows(dataset, WindowConfig(relabel=1.0, ahead=2)).batch([0], rng)
+    assert relabeled.ahead_mask.shape == (1, 2, 10) and not relabeled.ahead_mask.any()
     with pytest.raises(ConfigError, match="ahead is -1"):
         WindowConfig(ahead=-1)

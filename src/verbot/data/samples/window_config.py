@@ -32,8 +32,8 @@ class WindowConfig:
             and masked actions.
         grounding_queries: m, the number of other goals of its scene that a window before the first contact has.
         captions: number of captions of its scene, each with a hard negative (``extras["captions"]``), for such a window.
-        ahead: windows also have the states and actions of up to `OFFSETS` moments, up to so many control steps after the frame that
-            they show; 0 for none.
+        ahead: windows also have the states and actions of up to `OFFSETS` moments, up to so many control steps after the frame
+            that they show; 0 for none.
 
     Raises `ConfigError` for a number out of range, `UnknownNameError` for an unknown kind of keypoints.
     """

@@ -227,7 +227,7 @@ class Windows:
             depth=depth,
             depth_mask=depth_mask,
             text_tasks=[None] * len(now),
-            **self._ahead(table, now, end, draws[:, DRAWS:], future_mask.any(1)),
+            **self._ahead(table, now, end, draws[:, DRAWS:], future_mask[:, 0]),
         )
 
     def _ahead(
