@@ -19,6 +19,7 @@ from verbot.files import destination, drafting, sha256, write
 from verbot.folders import recover, replace_folder
 from verbot.models.lora import merged
 from verbot.models.published.base import PublishedNetwork
+from verbot.models.published.components import SUFFIX, write_component
 from verbot.models.trunks.weights import INDEX
 from verbot.policy.checks import checksums
 from verbot.policy.published.base import PublishedParts
@@ -138,8 +139,11 @@ class PublishedPolicy:
             else:
                 files = self.parts.names.published(merged(self.network))
                 for name, tensors in files.items():
-                    save_file(tensors, draft / name, {"format": "pt"})
-                places = {tensor: name for name, tensors in files.items() for tensor in tensors}
+                    if name.endswith(SUFFIX):
+                        write_component(draft / name, tensors)
+                    else:
+                        save_file(tensors, draft / name, {"format": "pt"})
+                places = {tensor: name for name, tensors in files.items() if not name.endswith(SUFFIX) for tensor in tensors}
                 for name in self._indices():
                     write(draft / name, to_json({"metadata": {}, "weight_map": places}))
             for name in kept:
