@@ -48,7 +48,7 @@ class WeightNames:
     """Which tensor of the files became which weights, so that they can be written back under their published names.
 
     Args:
-        files: the name of the file of each tensor.
+        files: the file of each tensor, relative to its folder.
         weights: the weights that it fills, in equal parts along its first axis; none for one that is left out.
         shapes: of the tensors of the files, which may have a first axis of one that a weight does not have.
     """
@@ -90,7 +90,7 @@ def filled(
             network.load_state_dict(own, assign=True)
     if len({value.dtype for value in network.state_dict().values() if value.is_floating_point()}) > 1:
         accept_every_dtype(network)
-    files = {name: path.name for name, path in tensors.files.items()}
+    files = {name: path.relative_to(tensors.folder).as_posix() for name, path in tensors.files.items()}
     names = WeightNames(files, {name: targets(name) for name in files}, tensors.shapes)
     return network.eval(), names
 

@@ -92,7 +92,7 @@ class PublishedTower(nn.Module):
         super().__init__()
         self.config, d = config, config.width
         self.patch = nn.Conv2d(3, d, config.patch, config.patch)
-        self.positions = nn.Parameter(torch.randn(config.patches, d) * 0.02)
+        self.positions = nn.Parameter(nn.init.normal_(torch.empty(config.patches, d), std=0.02))
         if config.registers is not None:
             self.first, self.registers = nn.Parameter(torch.zeros(1, d)), nn.Parameter(torch.zeros(config.registers, d))
         self.blocks = nn.ModuleList(TowerBlock(config) for _ in range(config.depth - config.skipped))
