@@ -7,7 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from openvla_checkpoints import (
-    ACTION, CHUNK, HEAD_WEIGHTS, PROPRIO_WEIGHTS, SIDE, STATE, WEIGHTS, WIDTH, prompt_ids, statistics, write_oft,
+    ACTION,
+    CHUNK,
+    HEAD_WEIGHTS,
+    PROPRIO_WEIGHTS,
+    SIDE,
+    STATE,
+    WEIGHTS,
+    WIDTH,
+    prompt_ids,
+    statistics,
+    write_oft,
 )  # fmt: skip
 from PIL import Image
 from published_checkpoints import observation
@@ -52,7 +62,10 @@ def slow_crop(image, side):
     out, share = np.zeros((side, side, 3), np.uint8), np.sqrt(0.9)
     for y in range(side):
         for x in range(side):
-            v = [(1 - share) / 2 * (n - 1) + i * share * (n - 1) / (side - 1) for i, n in ((y, image.shape[0]), (x, image.shape[1]))]
+            v = [
+                (1 - share) / 2 * (n - 1) + i * share * (n - 1) / (side - 1)
+                for i, n in ((y, image.shape[0]), (x, image.shape[1]))
+            ]
             (top, left), (fy, fx) = np.floor(v).astype(int), np.mod(v, 1)
             bottom, right = np.ceil(v).astype(int)
             rows = [image[a, left] * (1 - fx) + image[a, right] * fx for a in (top, bottom)]
@@ -208,7 +221,9 @@ def test_other_parts_of_the_training_are_refused(tmp_path, file, said):
 def test_what_the_files_do_not_say_is_asked_for(tmp_path):
     head = {name: value for name, value in HEAD_WEIGHTS.items() if "fc2" not in name}
     head |= {"module.model.fc2.weight": torch.ones(6, 12), "module.model.fc2.bias": torch.ones(6)}
-    with pytest.raises(ConfigError, match="6 numbers of an action and 8 of a state, of no published robot; write num_actions_chunk"):
+    with pytest.raises(
+        ConfigError, match="6 numbers of an action and 8 of a state, of no published robot; write num_actions_chunk"
+    ):
         verbot.load_policy(f"hf:{write_oft(tmp_path / 'a', head)}")
     with pytest.raises(ConfigError, match="num_images_in_input is 4"):
         verbot.load_policy(f"hf:{write_oft(tmp_path / 'b', num_images_in_input=4)}")

@@ -8,8 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from openvla_checkpoints import (
-    ACTION, DEPTH, DINO, HEADS, HIDDEN, LAYERS, MLP, PATCH, REGISTERS, ROWS, SIDE, SIGLIP, WEIGHTS, WIDTH,
-    prompt_ids, statistics, write_openvla,
+    ACTION,
+    DEPTH,
+    DINO,
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    MLP,
+    PATCH,
+    REGISTERS,
+    ROWS,
+    SIDE,
+    SIGLIP,
+    WEIGHTS,
+    WIDTH,
+    prompt_ids,
+    statistics,
+    write_openvla,
 )  # fmt: skip
 from PIL import Image
 from published_checkpoints import observation
@@ -156,10 +171,18 @@ def test_every_weight_is_in_its_place(policy):
     for name, value in WEIGHTS.items():
         own = name.replace("language_model.model.", "language.").replace("language_model.", "language.")
         own = own.replace(SECOND, "siglip.").replace(FIRST, "dino.")
-        if "attn_pool" in own or f"blocks.{DEPTH - 1}." in own or own.endswith((".norm.weight", ".norm.bias")) and "lan" not in own:
+        if (
+            "attn_pool" in own
+            or f"blocks.{DEPTH - 1}." in own
+            or (own.endswith((".norm.weight", ".norm.bias")) and "lan" not in own)
+        ):
             continue
         own = own.replace("patch_embed.proj", "patch").replace("pos_embed", "positions").replace("cls_token", "first")
-        own = own.replace("reg_token", "registers").replace("attn.proj", "out").replace("mlp.fc", "fc") if "layers" not in own else own
+        own = (
+            own.replace("reg_token", "registers").replace("attn.proj", "out").replace("mlp.fc", "fc")
+            if "layers" not in own
+            else own
+        )
         for n in (1, 2):
             own = own.replace(f"ls{n}.scale_factor", f"scale{n}")
         parts = {own: value}
@@ -198,7 +221,7 @@ def test_the_logits_are_those_of_transformers(policy):
     with torch.no_grad():
         tokens = torch.tensor([[*ids, *written[:-1]]])
         mask = torch.ones_like(tokens, dtype=torch.bool)
-        x, real = network.joined(network.language.embed(tokens), mask, network.patches(inputs["pixels"]))
+        x, _ = network.joined(network.language.embed(tokens), mask, network.patches(inputs["pixels"]))
         n = x.shape[1]
         hidden = network.language(x, torch.ones(1, n, n, dtype=torch.bool).tril(), torch.arange(n)[None]).hidden
         assert (network.language.logits(hidden)[0, -ACTION:] - wanted).abs().max() < 1e-5
@@ -276,7 +299,10 @@ def test_the_statistics_of_one_of_several_datasets_are_chosen(tmp_path):
         verbot.load_policy(f"hf:{tmp_path}")
     with pytest.raises(ConfigError, match="no statistics of 'libero'; choose"):
         verbot.load_policy(f"hf:{tmp_path}#libero")
-    found = [verbot.load_policy(f"hf:{tmp_path}#bridge_orig"), open_published(tmp_path, options=OpenOptions(statistics="fractal"))]
+    found = [
+        verbot.load_policy(f"hf:{tmp_path}#bridge_orig"),
+        open_published(tmp_path, options=OpenOptions(statistics="fractal")),
+    ]
     ids, _ = reference_ids(reference_pixels(SEEN.images["image"]), prompt_ids(PROMPT))
     for own, seed in zip(found, (2, 1), strict=True):
         assert np.allclose(own.predict([SEEN])[0].values[0], reference_action(ids, statistics(seed)["action"]), atol=1e-6)

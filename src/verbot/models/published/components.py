@@ -28,7 +28,7 @@ class ComponentFiles(TensorFiles):
 
     @staticmethod
     def joined(tensors: TensorFiles, parts: Mapping[str, Path], dtype: torch.dtype | None) -> ComponentFiles:
-        """`tensors`, and those of `parts`, each by its name. Raises `CorruptFileError` for a file that holds other than tensors."""
+        """`tensors`, and those of `parts` by name. Raises `CorruptFileError` for a file that holds other than tensors."""
         files, shapes = dict(tensors.files), dict(tensors.shapes)
         for part, path in parts.items():
             for name, value in read_component(path).items():

@@ -100,7 +100,9 @@ def _leaves(path: Path, table: Mapping[Any, Any], before: str, depth: int) -> It
     for key, value in table.items():
         name = f"{before}{key}"
         if not isinstance(key, str) or "/" in key or not key:
-            raise CorruptFileError(path, f"has the name {key!r:.80} in {before or 'its first table'}; expected text without a slash")
+            raise CorruptFileError(
+                path, f"has the name {key!r:.80} in {before or 'its first table'}; expected text without a slash"
+            )
         if isinstance(value, Tensor):
             yield name, value
         elif isinstance(value, dict) and CHUNKED in value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class OctoConfig:
         horizon, window: control steps of which there are positions, and that are read.
         readouts: tokens that the head reads, of each control step.
         repeated: words stand beside the images of each control step too.
-        exact: which group a token is of is counted exactly; the first released policies were trained with a mask that is off by one.
+        exact: which group a token is of is counted exactly; the first released policies have a mask that is off by one.
         chunk, action, used: actions, their numbers, and how many of these a robot has; the others are noise.
         time, blocks, inner: of the head: features of the diffusion step, residual blocks and their width.
         steps, largest: of the diffusion, and the largest absolute number of an action.
@@ -185,7 +186,7 @@ class SmallStem(nn.Module):
         super().__init__()
         self.goal = config.goal
         sizes = [6 if config.goal else 3, *config.features]
-        self.convs = nn.ModuleList(StandardizedConv(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.convs = nn.ModuleList(StandardizedConv(a, b) for a, b in itertools.pairwise(sizes))
         self.norms = nn.ModuleList(nn.GroupNorm(32, size, EPSILON) for size in config.features)
         self.embedding = nn.Conv2d(sizes[-1], config.width, config.patch, config.patch)
 

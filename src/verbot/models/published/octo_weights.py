@@ -169,7 +169,9 @@ def _stem(shapes: Shapes, name: str, spec: object) -> StemConfig:
         raise ConfigError(f"{place} is {found!r:.60}; known: ImageTokenizer")
     encoder = kwargs.get("encoder")
     if not isinstance(encoder, Mapping) or encoder.get("name") not in ROOTS or set(encoder.get("kwargs") or {}) - {"patch_size"}:
-        raise ConfigError(f"{place} has the encoder {str(encoder)[:120]}; known: {', '.join(sorted(ROOTS))} without other options")
+        raise ConfigError(
+            f"{place} has the encoder {str(encoder)[:120]}; known: {', '.join(sorted(ROOTS))} without other options"
+        )
     keys = kwargs.get("obs_stack_keys")
     if kwargs.get("use_token_learner") or kwargs.get("task_film_keys") or keys != [f"image_{name}"]:
         raise ConfigError(f"{place} reads {keys}, or words, or has a token learner; expected image_{name} alone")

@@ -39,8 +39,11 @@ class OpenVlaConfig:
 
 
 class PrismaticNetwork(PublishedNetwork):
-    """What OpenVLA and OpenVLA-OFT share. Inputs are ``pixels`` (b, 6 · v, s, s), and right-padded ``tokens`` with ``tokens_mask``
-    (b, n), the first of which is the start of a text."""
+    """What OpenVLA and OpenVLA-OFT share.
+
+    Inputs are ``pixels`` (b, 6 · v, s, s), and right-padded ``tokens`` with ``tokens_mask`` (b, n), which begin with the start
+    of a text.
+    """
 
     def __init__(self, config: OpenVlaConfig):
         super().__init__()

@@ -38,7 +38,9 @@ def openvla_config(record: Mapping[str, Any], tensors: TensorFiles, action: int)
     shapes = Shapes.of(tensors, plain_name)
     dino, siglip = _tower(shapes, DINO), _tower(shapes, SIGLIP)
     if dino.side != siglip.side:
-        raise ConfigError(f"{tensors.folder}: its vision models read images of {dino.side} and {siglip.side} px; expected one size")
+        raise ConfigError(
+            f"{tensors.folder}: its vision models read images of {dino.side} and {siglip.side} px; expected one size"
+        )
     language, filling, bins = decoder_config(record), record.get("pad_to_multiple_of", 64), record.get("n_action_bins", 256)
     if type(filling) is not int or type(bins) is not int or not 2 <= bins < language.vocabulary - filling or filling < 0:
         raise ConfigError(

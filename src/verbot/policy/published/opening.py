@@ -29,8 +29,9 @@ def is_published(name: str | os.PathLike[str]) -> bool:
 def published_folder(name: str | os.PathLike[str]) -> Path:
     """The folder of a published policy: ``hf:FOLDER``, or ``hf:OWNER/NAME``, which is downloaded unless the hub's cache has it.
 
-    ``hf:OWNER/NAME@REVISION`` is a revision of it; what follows a ``#`` is no part of the name (see `open_published`). Raises `PolicyError` if there is none, `MissingDependencyError` if the hub's
-    client is not installed.
+    ``hf:OWNER/NAME@REVISION`` is a revision of it; what follows a ``#`` is no part of the name (see `open_published`).
+
+    Raises `PolicyError` if there is none, `MissingDependencyError` if the hub's client is not installed.
 
     Example:
         >>> published_folder("hf:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class OctoProcessing:
 def real_steps(episode: Sequence[Observation]) -> list[bool]:
     """Which observations of a window are not there only to fill it up, at the start of an episode."""
     times = [each.time_s for each in episode]
-    return [*(a < b for a, b in zip(times, times[1:], strict=False)), True]
+    return [*(a < b for a, b in itertools.pairwise(times)), True]
 
 
 @families.register("octo")
@@ -99,7 +100,9 @@ class Octo:
         _refuse_other_words(folder, model)
         name, mean, std, mask = _statistics(folder, record, options.statistics)
         if len(mean) > head.action:
-            raise ConfigError(f"{folder}: the statistics are of {len(mean)} numbers of an action; the weights are for {head.action}")
+            raise ConfigError(
+                f"{folder}: the statistics are of {len(mean)} numbers of an action; the weights are for {head.action}"
+            )
         path = checkpoint_of(folder)
         tensors = read_octo(folder, path)
         config = octo_config(model, tensors, head, len(mean))

@@ -12,7 +12,14 @@ from verbot.models.published.openvla_weights import openvla_config, openvla_targ
 from verbot.models.trunks.weights import TensorFiles
 from verbot.policy.published.base import OpenOptions, PublishedParts, families, record_of
 from verbot.policy.published.prismatic import (
-    CONFIG, STATISTICS, Bounds, PrismaticProcessing, kept_files, llama_tokenizer, statistics_of, switch,
+    CONFIG,
+    STATISTICS,
+    Bounds,
+    PrismaticProcessing,
+    kept_files,
+    llama_tokenizer,
+    statistics_of,
+    switch,
 )  # fmt: skip
 from verbot.policy.published.specs import generic_spec
 

@@ -17,7 +17,14 @@ from verbot.models.trunks.weights import TensorFiles
 from verbot.policy.published.base import OpenOptions, PublishedParts, families, record_of
 from verbot.policy.published.families.openvla import HEADS
 from verbot.policy.published.prismatic import (
-    CONFIG, Bounds, PrismaticProcessing, kept_files, llama_tokenizer, statistics_of, switch, whole,
+    CONFIG,
+    Bounds,
+    PrismaticProcessing,
+    kept_files,
+    llama_tokenizer,
+    statistics_of,
+    switch,
+    whole,
 )  # fmt: skip
 from verbot.policy.published.specs import generic_spec
 
@@ -76,8 +83,8 @@ class OpenVlaOft:
         processing = PrismaticProcessing(tokenizer, cameras, side, cropped, True, action, state, config.slots)
         spec = generic_spec("openvla_oft", dict.fromkeys(cameras, (side, side)), config.state, body.action)
         notes = (
-            f"{platform.chunk} actions a chunk and {platform.images} images are those of the published robot with as many numbers; "
-            f"num_actions_chunk and num_images_in_input in {CONFIG} change them",
+            f"{platform.chunk} actions a chunk and {platform.images} images are those of the published robot with as many "
+            f"numbers; num_actions_chunk and num_images_in_input in {CONFIG} change them",
             f'images are {"" if cropped else "not "}cropped; "center_crop": {str(not cropped).lower()} in {CONFIG} changes that',
         )
         network, names = filled(lambda: OftNetwork(config), tensors, openvla_targets(body), options.dtype)
@@ -94,14 +101,15 @@ def _files(folder: Path) -> ComponentFiles:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
             raise ConfigError(f"{folder} has {', '.join(path.name for path in found)}; expected one {part}")
-        parts |= {part: path for path in found}
+        if found:
+            parts[part] = found[0]
     tensors = TensorFiles.find(folder)
     # The published code rounds the parts to the dtype of the language model.
     return ComponentFiles.joined(tensors, parts, dtype_of(tensors, next(iter(tensors.files))))
 
 
 def _platform(folder: Path, record: Mapping[str, Any], config: OftConfig) -> tuple[Platform, OftConfig]:
-    """What the training code fixed. Raises `ConfigError` for a robot that it does not name, and of which the files say nothing."""
+    """What the training code fixed. Raises `ConfigError` for a robot that it does not name, if the files say nothing either."""
     sizes = (config.body.action, config.state)
     default = PLATFORMS.get(sizes)
     if default is None and not {"num_actions_chunk", "num_images_in_input"} <= set(record):
