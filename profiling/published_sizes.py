@@ -2,23 +2,27 @@
 
 Run it as ``python profiling/published_sizes.py``. Nothing is measured: parameters are counted on networks without memory (torch's
 meta device), operations follow from their sizes, and a phase takes at least the longer of its operations at the peak rate and its
-bytes at the memory's bandwidth (Williams et al. 2009). ``--counted`` counts OpenVLA's operations with torch's counter too.
+bytes at the memory's bandwidth (Williams et al. 2009). ``--counted`` counts OpenVLA's operations with torch's counter too, and
+``--device cuda`` measures predictions with random weights in bfloat16.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
-from torch import nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from verbot.models.encoders.vision.published_towers import OPENVLA_DINO, OPENVLA_SIGLIP, TowerConfig
-from verbot.models.published.base import Undrawn
+from verbot.models.published.base import PublishedNetwork, Undrawn
 from verbot.models.published.openvla import OpenVlaConfig, OpenVlaNetwork
 from verbot.models.published.pi import PiConfig, PiNetwork
 from verbot.models.trunks.architecture import DecoderConfig
@@ -45,6 +49,8 @@ class Arguments:
     cameras: int = 3  # of π0
     words: int = 48  # of π0's prompt, padded
     counted: bool = False  # count OpenVLA's operations with torch's counter too
+    device: str | None = None  # measure predictions there too
+    times: int = 20  # measured predictions, after two that are not
     out: Path | None = None  # writes the figures as JSON
 
 
@@ -69,11 +75,11 @@ class Phase:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    networks: dict[str, tuple[Callable[[], nn.Module], list[Phase]]] = {
+    networks: dict[str, tuple[Callable[[], PublishedNetwork], list[Phase]]] = {
         "OpenVLA-7B": (lambda: OpenVlaNetwork(OPENVLA), openvla_phases(arguments.prompt)),
         "π0": (lambda: PiNetwork(PI), pi_phases(arguments.cameras, arguments.words)),
     }
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for name, (build, phases) in networks.items():
         with torch.device("meta"), Undrawn():
             parameters = sum(p.numel() for p in build().parameters())
@@ -85,6 +91,14 @@ def main() -> None:
         }
         figures[name] = {"parameters": parameters, "bytes": parameters * BYTES, "phases": rows, "at_least_s": bounds}
         show(name, parameters, phases)
+        if arguments.device is not None:
+            device = torch.device(arguments.device)
+            inputs = openvla_inputs(arguments.prompt) if name == "OpenVLA-7B" else pi_inputs(arguments.cameras, arguments.words)
+            figures[name]["measured_s"] = seconds = measured(build, inputs, device, arguments.times)
+            where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+            print(
+                f"\n{name} on {where}, torch {torch.__version__}: {1e3 * seconds:.1f} ms a prediction, the median of {arguments.times}"
+            )
     if arguments.counted:
         print(f"\nOpenVLA-7B by torch's counter: {counted(arguments.prompt) / 1e12:.3f} TFLOP")
     if arguments.out is not None:
@@ -166,15 +180,49 @@ def cache_size(config: DecoderConfig, tokens: int) -> int:
     return 2 * config.depth * tokens * config.key_heads * config.head_width
 
 
+def openvla_inputs(prompt: int) -> dict[str, Tensor]:
+    side = OPENVLA_DINO.side
+    return {
+        "pixels": torch.zeros(1, 6, side, side),
+        "tokens": torch.ones(1, prompt, dtype=torch.int64),
+        "tokens_mask": torch.ones(1, prompt, dtype=torch.bool),
+    }
+
+
+def pi_inputs(cameras: int, words: int) -> dict[str, Tensor]:
+    return {
+        "images": torch.zeros(1, cameras, 3, SIGLIP.side, SIGLIP.side),
+        "images_mask": torch.ones(1, cameras, dtype=torch.bool),
+        "tokens": torch.ones(1, words, dtype=torch.int64),
+        "tokens_mask": torch.ones(1, words, dtype=torch.bool),
+        "state": torch.zeros(1, PI.state),
+    }
+
+
+def measured(build: Callable[[], PublishedNetwork], inputs: dict[str, Tensor], device: torch.device, times: int) -> float:
+    """Seconds of a prediction of one observation with random weights in bfloat16: the median."""
+    with torch.device("meta"), Undrawn():
+        network = build().eval().to(torch.bfloat16)
+    network = network.to_empty(device=device)
+    given = {name: value.to(device) for name, value in inputs.items()}
+    found = []
+    with torch.inference_mode():
+        for weight in network.parameters():
+            weight.normal_(std=0.02)
+        for _ in range(times + 2):
+            start = time.perf_counter()
+            network.act(given, [torch.Generator().manual_seed(0)]).cpu()
+            found.append(time.perf_counter() - start)
+    return statistics.median(found[2:])
+
+
 def counted(prompt: int) -> int:
     """OpenVLA's operations by torch's counter, without memory."""
     with torch.device("meta"):
         with Undrawn():
             network = OpenVlaNetwork(OPENVLA).eval().to(torch.bfloat16)
-        side = OPENVLA_DINO.side
-        tokens, mask = torch.zeros(1, prompt, dtype=torch.int64), torch.ones(1, prompt, dtype=torch.bool)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            network.written({"pixels": torch.zeros(1, 6, side, side), "tokens": tokens, "tokens_mask": mask})
+            network.written(openvla_inputs(prompt))
     return int(counter.get_total_flops())
 
 
