@@ -96,9 +96,7 @@ def main() -> None:
             inputs = openvla_inputs(arguments.prompt) if name == "OpenVLA-7B" else pi_inputs(arguments.cameras, arguments.words)
             figures[name]["measured_s"] = seconds = measured(build, inputs, device, arguments.times)
             where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-            print(
-                f"\n{name} on {where}, torch {torch.__version__}: {1e3 * seconds:.1f} ms a prediction, the median of {arguments.times}"
-            )
+            print(f"\n{name} on {where}, torch {torch.__version__}: {1e3 * seconds:.1f} ms a prediction (median)")
     if arguments.counted:
         print(f"\nOpenVLA-7B by torch's counter: {counted(arguments.prompt) / 1e12:.3f} TFLOP")
     if arguments.out is not None:
