@@ -196,7 +196,8 @@ def test_training_encodes_the_actions(tmp_path):
     inputs = policy.parts.processing.inputs([(SEEN,)])
     actions, mask = torch.randn(1, CHUNK, ACTION), torch.tensor([[True, True, True, True, False]])
     found = policy.network.losses(inputs, actions, mask, torch.Generator().manual_seed(2))
-    tokens = torch.cat([WEIGHTS["vae_encoder_cls_embed.weight"][None], plain("vae_encoder_robot_state_input_proj", inputs["state"])[:, None],
+    first, state = WEIGHTS["vae_encoder_cls_embed.weight"][None], plain("vae_encoder_robot_state_input_proj", inputs["state"])
+    tokens = torch.cat([first, state[:, None],
                         plain("vae_encoder_action_input_proj", actions)], 1)  # fmt: skip
     padding = torch.tensor([[False] * 2 + [False] * 4 + [True]])
     posterior = plain(
@@ -241,12 +242,12 @@ def test_without_statistics_it_is_a_base_model(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"replace_final_stride_with_dilation": True}, "has replace_final_stride_with_dilation True, which verbot does not compute"),
+        ({"replace_final_stride_with_dilation": True}, "has replace_final_stride_with_dilation True, which"),
         ({"vision_backbone": "resnet50"}, "vision_backbone is 'resnet50'; known: resnet18, resnet34"),
         ({"chunk_size": 0}, "chunk_size is 0; expected a whole number from 1 to 4096"),
         ({"dim_model": "wide"}, "dim_model is 'wide'; expected a number"),
-        ({"input_features": {"observation.images.top": {"type": "VISUAL", "shape": [3, 40]}}}, r"shape of observation.images.top is \[3, 40\]"),
-        ({"input_features": {"observation.environment_state": {"type": "ENV", "shape": [4]}}}, "reads observation.environment_state"),
+        ({"input_features": {"observation.images.top": {"type": "VISUAL", "shape": [3, 40]}}}, r"images.top is \[3, 40\]"),
+        ({"input_features": {"observation.environment_state": {"type": "ENV", "shape": [4]}}}, "observation.environment_state"),
         ({"normalization_mapping": {"STATE": "LOG"}}, "the observation.state is normalized by 'LOG'; known: IDENTITY, MEAN_STD"),
         ({"output_features": {}}, "has no output feature 'action'"),
         ({"feedforward_activation": "glu"}, "no activation 'glu'; known: relu, gelu"),

@@ -149,7 +149,7 @@ def test_a_tied_embedding_may_be_there_twice(tmp_path):
     )
 
 
-def test_kinds_are_told_apart_by_their_weights(tmp_path):
+def test_kinds_are_recognized_by_their_weights(tmp_path):
     assert openpi(tmp_path / "a").family == "pi0" and openpi(tmp_path / "b", True).family == "pi05"
     with pytest.raises(ConfigError, match="says that this is π0, but the weights are those of π0.5"):
         write_tokenizer(tmp_path / "c", "<bos>")
@@ -212,6 +212,23 @@ def gemma(weights, before, width, hidden, adaptive=False):
     return model.eval()
 
 
+def layer(weights, name, value):
+    return torch.nn.functional.linear(value, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def suffix_of(weights, inputs, x, time, adaptive):
+    """The expert's tokens, the starts of their blocks, and the condition of its norms."""
+    fraction, silu = torch.linspace(0, 1, EXPERT // 2, dtype=torch.float64), torch.nn.functional.silu
+    angles = time.double()[:, None] * (2 * math.pi / (4e-3 * (4.0 / 4e-3) ** fraction))
+    embedded, actions = torch.cat([angles.sin(), angles.cos()], 1).float(), layer(weights, "action_in_proj", x)
+    if adaptive:
+        condition = silu(layer(weights, "time_mlp_out", silu(layer(weights, "time_mlp_in", embedded))))
+        return actions, [1] + [0] * (CHUNK - 1), condition
+    both = torch.cat([actions, embedded[:, None].expand(-1, CHUNK, -1)], 2)
+    both = layer(weights, "action_time_mlp_out", silu(layer(weights, "action_time_mlp_in", both)))
+    return torch.cat([layer(weights, "state_proj", inputs["state"])[:, None], both], 1), [1, 1] + [0] * (CHUNK - 1), None
+
+
 def reference_velocity(weights, inputs, x, time, adaptive):
     """One evaluation of both Gemmas at once: in each layer queries, keys and values of both are joined before attention."""
     from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
@@ -219,61 +236,40 @@ def reference_velocity(weights, inputs, x, time, adaptive):
     body = "paligemma_with_expert."
     words = gemma(weights, f"{body}paligemma.model.language_model.", WIDTH, HIDDEN)
     expert = gemma(weights, f"{body}gemma_expert.model.", EXPERT, EXPERT_HIDDEN, adaptive)
-    linear = torch.nn.functional.linear
-
-    def layer(name, value):
-        return linear(value, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    tower = siglip(weights)
-    seen = [layer(f"{body}paligemma.model.multi_modal_projector.linear", tower(inputs["images"][:, v]).last_hidden_state)
-            for v in range(2)]  # fmt: skip
+    tower, projector = siglip(weights), f"{body}paligemma.model.multi_modal_projector.linear"
+    seen = [layer(weights, projector, tower(inputs["images"][:, v]).last_hidden_state) for v in range(2)]
     prefix = torch.cat([*seen, weights[f"{body}paligemma.lm_head.weight"][inputs["tokens"]] * math.sqrt(WIDTH)], 1)
-    fraction = torch.linspace(0, 1, EXPERT // 2, dtype=torch.float64)
-    angles = time.double()[:, None] * (2 * math.pi / (4e-3 * (4.0 / 4e-3) ** fraction))
-    embedded = torch.cat([angles.sin(), angles.cos()], 1).float()
-    actions = layer("action_in_proj", x)
-    if adaptive:
-        condition = torch.nn.functional.silu(layer("time_mlp_out", torch.nn.functional.silu(layer("time_mlp_in", embedded))))
-        suffix, starts = actions, [1] + [0] * (CHUNK - 1)
-    else:
-        both = torch.cat([actions, embedded[:, None].expand(-1, CHUNK, -1)], 2)
-        both = layer("action_time_mlp_out", torch.nn.functional.silu(layer("action_time_mlp_in", both)))
-        suffix, starts = torch.cat([layer("state_proj", inputs["state"])[:, None], both], 1), [1, 1] + [0] * (CHUNK - 1)
-    patches = (SIDE // PATCH) ** 2
-    real = torch.cat([inputs["images_mask"].repeat_interleave(patches, 1), inputs["tokens_mask"],
-                      torch.ones(suffix.shape[:2], dtype=torch.bool)], 1)  # fmt: skip
+    suffix, starts, condition = suffix_of(weights, inputs, x, time, adaptive)
+    own = torch.ones(suffix.shape[:2], dtype=torch.bool)
+    real = torch.cat([inputs["images_mask"].repeat_interleave((SIDE // PATCH) ** 2, 1), inputs["tokens_mask"], own], 1)
     block = torch.tensor([0] * prefix.shape[1] + starts).cumsum(0)
     allowed = (block[None, :] <= block[:, None]) & real[:, None, :] & real[:, :, None]
-    mask = torch.where(allowed, 0.0, -2.3819763e38)[:, None]
-    positions = real.cumsum(1) - 1
+    mask, positions = torch.where(allowed, 0.0, -2.3819763e38)[:, None], real.cumsum(1) - 1
 
-    def norm(module, name, value, own):
-        if own == 0 or not adaptive:
+    def norm(module, name, value, expert_s):
+        if not expert_s or not adaptive:
             return module(value), 1.0
-        scale, shift, gate = layer(name, condition)[:, None].chunk(3, -1)
-        plain = value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + 1e-6)
-        return plain * (1 + scale) + shift, gate
+        scale, shift, gate = layer(weights, f"{body}gemma_expert.model.{name}.dense", condition)[:, None].chunk(3, -1)
+        return value * torch.rsqrt(value.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + scale) + shift, gate
 
     states = [prefix, suffix]
     for i in range(2):
         blocks, parts, gates = [words.layers[i], expert.layers[i]], [], []
-        for own, (block_, value) in enumerate(zip(blocks, states, strict=True)):
-            normed, gate = norm(block_.input_layernorm, f"{body}gemma_expert.model.layers.{i}.input_layernorm.dense", value, own)
+        for which, (each, value) in enumerate(zip(blocks, states, strict=True)):
+            normed, gate = norm(each.input_layernorm, f"layers.{i}.input_layernorm", value, which)
             gates.append(gate)
-            parts.append([p(normed).unflatten(-1, (-1, HEAD)).transpose(1, 2)
-                          for p in (block_.self_attn.q_proj, block_.self_attn.k_proj, block_.self_attn.v_proj)])  # fmt: skip
+            projections = (each.self_attn.q_proj, each.self_attn.k_proj, each.self_attn.v_proj)
+            parts.append([part(normed).unflatten(-1, (-1, HEAD)).transpose(1, 2) for part in projections])
         q, k, v = (torch.cat(each, 2) for each in zip(*parts, strict=True))
         q, k = apply_rotary_pos_emb(q, k, *words.rotary_emb(q, positions))
         scores = (q @ k.expand(-1, 4, -1, -1).transpose(2, 3)) * HEAD**-0.5 + mask
         read = (scores.softmax(-1) @ v.expand(-1, 4, -1, -1)).transpose(1, 2).flatten(2)
-        for own, block_ in enumerate(blocks):
-            span = read[:, : prefix.shape[1]] if own == 0 else read[:, prefix.shape[1] :]
-            value = states[own] + block_.self_attn.o_proj(span) * gates[own]
-            name = f"{body}gemma_expert.model.layers.{i}.post_attention_layernorm.dense"
-            normed, gate = norm(block_.post_attention_layernorm, name, value, own)
-            states[own] = value + block_.mlp(normed) * gate
-    final, _ = norm(expert.norm, f"{body}gemma_expert.model.norm.dense", states[1], 1)
-    return layer("action_out_proj", final[:, -CHUNK:])
+        for which, each in enumerate(blocks):
+            span = read[:, : prefix.shape[1]] if which == 0 else read[:, prefix.shape[1] :]
+            value = states[which] + each.self_attn.o_proj(span) * gates[which]
+            normed, gate = norm(each.post_attention_layernorm, f"layers.{i}.post_attention_layernorm", value, which)
+            states[which] = value + each.mlp(normed) * gate
+    return layer(weights, "action_out_proj", norm(expert.norm, "norm", states[1], 1)[0][:, -CHUNK:])
 
 
 @pytest.mark.parametrize("kind", ["pi0", "pi05"])

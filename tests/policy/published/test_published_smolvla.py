@@ -22,7 +22,8 @@ SEEN = observation(("top", "wrist"), 3, sample_seed=4)
 def shapes():
     body, tower = "vlm_with_expert.", "vlm_with_expert.vlm.model.vision_model."
     found = {
-        f"{tower}embeddings.patch_embedding.weight": (VISION, 3, PATCH, PATCH), f"{tower}embeddings.patch_embedding.bias": (VISION,),
+        f"{tower}embeddings.patch_embedding.weight": (VISION, 3, PATCH, PATCH),
+        f"{tower}embeddings.patch_embedding.bias": (VISION,),
         f"{tower}embeddings.position_embedding.weight": ((SIDE // PATCH) ** 2, VISION),
         f"{tower}post_layernorm.weight": (VISION,), f"{tower}post_layernorm.bias": (VISION,),
         f"{body}vlm.model.connector.modality_projection.proj.weight": (WIDTH, VISION * FACTOR**2),
@@ -48,8 +49,9 @@ def shapes():
             layer = f"{body}{name}.layers.{i}."
             found |= {
                 f"{layer}input_layernorm.weight": (d,), f"{layer}post_attention_layernorm.weight": (d,),
-                f"{layer}self_attn.q_proj.weight": (HEADS * HEAD, d), f"{layer}self_attn.k_proj.weight": (KEY_HEADS * HEAD, given),
-                f"{layer}self_attn.v_proj.weight": (KEY_HEADS * HEAD, given), f"{layer}self_attn.o_proj.weight": (d, HEADS * HEAD),
+                f"{layer}self_attn.q_proj.weight": (HEADS * HEAD, d), f"{layer}self_attn.o_proj.weight": (d, HEADS * HEAD),
+                f"{layer}self_attn.k_proj.weight": (KEY_HEADS * HEAD, given),
+                f"{layer}self_attn.v_proj.weight": (KEY_HEADS * HEAD, given),
                 f"{layer}mlp.gate_proj.weight": (hidden, d), f"{layer}mlp.up_proj.weight": (hidden, d),
                 f"{layer}mlp.down_proj.weight": (d, hidden),
             }  # fmt: skip
@@ -147,12 +149,10 @@ def linear(name, x):
 
 
 def image_tokens(images):
+    from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
     from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector, SmolVLMVisionTransformer
 
-    vision = transformers.SmolVLMVisionConfig if hasattr(transformers, "SmolVLMVisionConfig") else None
-    if vision is None:
-        from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig as vision
-    own = vision(
+    own = SmolVLMVisionConfig(
         hidden_size=VISION,
         intermediate_size=VISION_HIDDEN,
         num_hidden_layers=2,
@@ -160,7 +160,7 @@ def image_tokens(images):
         image_size=SIDE,
         patch_size=PATCH,
     )
-    text = {"model_type": "llama", "hidden_size": WIDTH}
+    text = {"model_type": "llama", "hidden_size": WIDTH, "num_attention_heads": HEADS, "num_key_value_heads": KEY_HEADS}
     config = transformers.SmolVLMConfig(vision_config=own.to_dict(), text_config=text, scale_factor=FACTOR)
     tower, connector = SmolVLMVisionTransformer(config.vision_config).eval(), SmolVLMConnector(config).eval()
     tower.load_state_dict(weights_below("vlm_with_expert.vlm.model.vision_model."))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.published.resnet import WIDTHS, ResNet
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -81,12 +81,14 @@ class ActNetwork(PublishedNetwork):
         self.decoder_pos_embed = nn.Embedding(config.chunk, d)
         self.action_head = nn.Linear(d, config.action)
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         """The latent variable is zero, so nothing is drawn."""
         weight = self.action_head.weight
         return self.decoded(inputs, weight.new_zeros(len(generators), self.config.latent)).float()
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The mean absolute error of the actions that `mask` (b, k) keeps, and the weighted KL divergence of the latent."""
         found = dict[str, Tensor]()
         latent = actions.new_zeros(len(actions), self.config.latent)
@@ -98,7 +100,7 @@ class ActNetwork(PublishedNetwork):
         error = (self.decoded(inputs, latent) - actions).abs().mean(-1)
         return {"action": (error * mask).sum() / mask.sum().clamp(min=1), **found}
 
-    def decoded(self, inputs: Inputs, latent: Tensor) -> Tensor:
+    def decoded(self, inputs: NetworkInputs, latent: Tensor) -> Tensor:
         """Normalized actions (b, k, a) for a latent variable (b, l)."""
         tokens, places = [self.encoder_latent_input_proj(latent).unsqueeze(1)], [self.encoder_1d_feature_pos_embed.weight]
         if self.config.state:
@@ -113,7 +115,7 @@ class ActNetwork(PublishedNetwork):
         actions: Tensor = self.action_head(self.decoder(start, memory, place, self.decoder_pos_embed.weight.unsqueeze(0)))
         return actions
 
-    def posterior(self, inputs: Inputs, actions: Tensor, mask: Tensor) -> Tensor:
+    def posterior(self, inputs: NetworkInputs, actions: Tensor, mask: Tensor) -> Tensor:
         """Mean and logarithm of the variance of the latent variable, (b, 2 l)."""
         first = self.vae_encoder_cls_embed.weight.expand(len(actions), 1, -1)
         state = [self.vae_encoder_robot_state_input_proj(inputs["state"]).unsqueeze(1)] if self.config.state else []

@@ -14,19 +14,25 @@ from torch.overrides import TorchFunctionMode
 from verbot.models.allocation import uncounted
 from verbot.models.trunks.weights import Targets, TensorFiles, load_exactly
 
-RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
+# What draws weights: functions of torch.nn.init, and the methods of tensors that they call.
+DRAWS = frozenset(
+    {
+        *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
+        *(nn.init.xavier_uniform_, nn.init.xavier_normal_, Tensor.normal_, Tensor.uniform_),
+    }
+)
 # Checkpoints below this are read into memory, because rounding depends on where in memory a weight lies; larger ones are mapped.
 MAPPED_FROM = 2**30  # bytes
 Network = TypeVar("Network", bound=nn.Module)
-Inputs = Mapping[str, Tensor]
+NetworkInputs = Mapping[str, Tensor]
 
 
 class PublishedNetwork(nn.Module, ABC):
     """A network that acts. It is built on the meta device and filled by `filled`; it computes in the dtype of its weights."""
 
     @abstractmethod
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
-        """Normalized actions (b, k, a) float32.
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
+        """Normalized actions (b, k, a) float32, or the token ids (b, n) of which the policy's processing makes them.
 
         Args:
             inputs: what the policy's processing makes of b observations.
@@ -38,7 +44,9 @@ class PublishedNetwork(nn.Module, ABC):
 class TrainableNetwork(Protocol):
     """A network that can be trained further."""
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """Scalars to minimize the sum of, ``"action"`` among them, for normalized actions (b, k, a) with their mask (b, k)."""
         ...
 
@@ -101,7 +109,7 @@ class Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in RANDOM:
+        if func in DRAWS:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 

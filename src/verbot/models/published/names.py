@@ -83,7 +83,7 @@ def without_wrappers(name: str, *prefixes: str) -> str:
     return name
 
 
-def below(prefix: str, own: str, inside: Callable[[str], Targets]) -> Callable[[str], Targets | None]:
+def named_below(prefix: str, own: str, inside: Callable[[str], Targets]) -> Callable[[str], Targets | None]:
     """Targets of names that begin with `prefix`: those of `inside` for the rest, below `own`; None for others."""
 
     def targets(name: str) -> Targets | None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.models.encoders.vision.published_towers import PublishedTower, TowerConfig
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.published.flow import drawn, flow_allowed, flow_loss, integrate, time_embedding
 from verbot.models.trunks.architecture import DecoderConfig
 from verbot.models.trunks.base import KeyValueCache
@@ -81,7 +81,7 @@ class PiNetwork(PublishedNetwork):
         super().__init__()
         self.config, width = config, config.expert.width
         self.paligemma = PaliGemma(config.vision, config.language)
-        self.expert = Expert(config.expert, config.adaptive)
+        self.expert = PiExpert(config.expert, config.adaptive)
         self.action_in_proj, self.action_out_proj = nn.Linear(config.action, width), nn.Linear(width, config.action)
         if config.adaptive:
             self.time_mlp_in, self.time_mlp_out = nn.Linear(width, width), nn.Linear(width, width)
@@ -89,26 +89,28 @@ class PiNetwork(PublishedNetwork):
             self.state_proj = nn.Linear(config.state, width)
             self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         noise = drawn((self.config.chunk, self.config.action), generators, inputs["tokens"].device)
         return self.denoised(inputs, noise)
 
-    def denoised(self, inputs: Inputs, noise: Tensor) -> Tensor:
+    def denoised(self, inputs: NetworkInputs, noise: Tensor) -> Tensor:
         """Actions (b, k, a) of noise of the same shape."""
         cache, mask = self.prefix(inputs)
         return integrate(lambda x, t: self.velocity(x, t, inputs, cache, mask), noise, self.config.steps)
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The flow-matching loss for normalized, padded actions (b, k, a)."""
         cache, seen = self.prefix(inputs)
         loss = flow_loss(lambda x, t: self.velocity(x, t, inputs, cache, seen), actions, mask, generator)
         return {"action": loss}
 
-    def prefix(self, inputs: Inputs) -> tuple[KeyValueCache, Tensor]:
+    def prefix(self, inputs: NetworkInputs) -> tuple[KeyValueCache, Tensor]:
         x, mask = self.paligemma.embed(*(inputs[name] for name in ("images", "images_mask", "tokens", "tokens_mask")))
         return self.paligemma.read(x, mask), mask
 
-    def velocity(self, x: Tensor, time: Tensor, inputs: Inputs, cache: KeyValueCache, mask: Tensor) -> Tensor:
+    def velocity(self, x: Tensor, time: Tensor, inputs: NetworkInputs, cache: KeyValueCache, mask: Tensor) -> Tensor:
         """(b, k, a) of noisy actions (b, k, a) at times (b,)."""
         tokens, condition, blocks = self._suffix(x, time, inputs)
         positions = mask.sum(1, keepdim=True) + torch.arange(tokens.shape[1], device=mask.device)
@@ -116,7 +118,7 @@ class PiNetwork(PublishedNetwork):
         velocity: Tensor = self.action_out_proj(hidden[:, -self.config.chunk :].to(self.action_out_proj.weight.dtype))
         return velocity.float()
 
-    def _suffix(self, x: Tensor, time: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor | None, list[int]]:
+    def _suffix(self, x: Tensor, time: Tensor, inputs: NetworkInputs) -> tuple[Tensor, Tensor | None, list[int]]:
         """The expert's tokens, what its norms depend on, and the block of each token."""
         dtype = self.action_in_proj.weight.dtype
         actions = self.action_in_proj(x.to(dtype))
@@ -130,7 +132,7 @@ class PiNetwork(PublishedNetwork):
         return torch.cat([state, timed], 1), None, [1, *[2] * self.config.chunk]
 
 
-class Expert(nn.Module):
+class PiExpert(nn.Module):
     """A Gemma without embedding whose tokens read the keys and values of another, and their own.
 
     Args:
@@ -140,7 +142,7 @@ class Expert(nn.Module):
     def __init__(self, config: DecoderConfig, adaptive: bool):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(ExpertBlock(config, adaptive) for _ in range(config.depth))
+        self.layers = nn.ModuleList(PiExpertBlock(config, adaptive) for _ in range(config.depth))
         self.norm = AdaptiveNorm(config, adaptive)
 
     def forward(
@@ -155,7 +157,7 @@ class Expert(nn.Module):
         return hidden
 
 
-class ExpertBlock(nn.Module):
+class PiExpertBlock(nn.Module):
     def __init__(self, config: DecoderConfig, adaptive: bool):
         super().__init__()
         self.input_layernorm, self.post_attention_layernorm = (AdaptiveNorm(config, adaptive) for _ in range(2))

@@ -9,7 +9,7 @@ import torch
 
 from verbot.errors import CorruptFileError
 from verbot.models.encoders.vision.published_towers import TowerConfig, tower_targets
-from verbot.models.published.names import STATISTICS, Shapes, below, without_wrappers
+from verbot.models.published.names import STATISTICS, Shapes, named_below, without_wrappers
 from verbot.models.published.pi import PiConfig
 from verbot.models.trunks.weights import Targets, TensorFiles
 
@@ -44,7 +44,7 @@ def plain_name(name: str) -> str | None:
 
 def pi_config(tensors: TensorFiles, chunk: int, steps: int = 10) -> PiConfig:
     """The architecture that the shapes of the files have. Raises `CorruptFileError` if a weight that says it is missing."""
-    shapes = Shapes.of(tensors, _with_embedding(tensors))
+    shapes = Shapes.of(tensors, with_embedding(tensors))
     adaptive = f"{EXPERT}norm.dense.weight" in shapes
     action = shapes.get("action_in_proj.weight", 2)[1]
     return PiConfig(
@@ -59,13 +59,20 @@ def pi_config(tensors: TensorFiles, chunk: int, steps: int = 10) -> PiConfig:
     )
 
 
-def pi_targets(config: PiConfig, tensors: TensorFiles) -> Callable[[str], Targets]:
-    """The weights of a `PiNetwork` for published names. Raises `CorruptFileError` if embedding and output layer differ."""
-    named, check = _with_embedding(tensors), tied_problem(tensors)
-    if check:
-        raise CorruptFileError(tensors.folder, check)
-    inside = paligemma_parts(config.vision, "paligemma.")
-    inside.append(below(EXPERT, "expert.", lambda own: (own,)))
+def pi_targets(vision: TowerConfig, tensors: TensorFiles) -> Callable[[str], Targets]:
+    """The weights of a `PiNetwork` or a `PiFastNetwork` for published names.
+
+    Raises `CorruptFileError` if embedding and output layer differ.
+    """
+    named, problem = with_embedding(tensors), tied_problem(tensors)
+    if problem:
+        raise CorruptFileError(tensors.folder, problem)
+    inside = (
+        named_below(VISION, "paligemma.vision.", tower_targets(vision)),
+        named_below("multi_modal_projector.linear.", "paligemma.project.", lambda own: (own,)),
+        named_below(LANGUAGE, "paligemma.language.", lambda own: (own,)),
+        named_below(EXPERT, "expert.", lambda own: (own,)),
+    )
 
     def targets(name: str) -> Targets:
         own = named(name)
@@ -76,16 +83,7 @@ def pi_targets(config: PiConfig, tensors: TensorFiles) -> Callable[[str], Target
     return targets
 
 
-def paligemma_parts(vision: TowerConfig, own: str) -> list[Callable[[str], Targets | None]]:
-    """The targets of a `PaliGemma` below `own`, for plain names."""
-    return [
-        below(VISION, f"{own}vision.", tower_targets(vision)),
-        below("multi_modal_projector.linear.", f"{own}project.", lambda each: (each,)),
-        below(LANGUAGE, f"{own}language.", lambda each: (each,)),
-    ]
-
-
-def _with_embedding(tensors: TensorFiles) -> Callable[[str], str | None]:
+def with_embedding(tensors: TensorFiles) -> Callable[[str], str | None]:
     """`plain_name`, where the tied output layer stands for the embedding if the file holds it alone."""
     embedded = any(plain_name(name) == EMBEDDING for name in tensors.files)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.models.encoders.vision.published_towers import PublishedTower, TowerConfig
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.published.flow import drawn, flow_allowed, flow_loss, integrate, time_embedding
 from verbot.models.trunks.architecture import DecoderConfig
 from verbot.models.trunks.base import KeyValueCache
@@ -67,21 +67,23 @@ class SmolNetwork(PublishedNetwork):
         self.action_in_proj, self.action_out_proj = nn.Linear(config.action, expert), nn.Linear(expert, config.action)
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * expert, expert), nn.Linear(expert, expert)
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         noise = drawn((self.config.chunk, self.config.action), generators, inputs["tokens"].device)
         return self.denoised(inputs, noise)
 
-    def denoised(self, inputs: Inputs, noise: Tensor) -> Tensor:
+    def denoised(self, inputs: NetworkInputs, noise: Tensor) -> Tensor:
         """Actions (b, k, a) of noise of the same shape."""
         cache, mask = self.prefix(inputs)
         return integrate(lambda x, t: self.velocity(x, t, cache, mask), noise, self.config.steps)
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The flow-matching loss for normalized, padded actions (b, k, a)."""
         cache, seen = self.prefix(inputs)
         return {"action": flow_loss(lambda x, t: self.velocity(x, t, cache, seen), actions, mask, generator)}
 
-    def prefix(self, inputs: Inputs) -> tuple[KeyValueCache, Tensor]:
+    def prefix(self, inputs: NetworkInputs) -> tuple[KeyValueCache, Tensor]:
         """What the VLM leaves of images, words and state, in this order, and which of them there are (b, m).
 
         Images and words read each other; the state reads all, and they do not read it.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision.published_towers import tower_targets
-from verbot.models.published.names import STATISTICS, Shapes, below, without_wrappers
+from verbot.models.published.names import STATISTICS, Shapes, named_below, without_wrappers
 from verbot.models.published.smolvla import SmolConfig
 from verbot.models.trunks.architecture import DecoderConfig
 from verbot.models.trunks.weights import Targets, TensorFiles
@@ -62,10 +62,10 @@ def _decoder(shapes: Shapes, prefix: str, vocabulary: bool) -> DecoderConfig:
 def smol_targets(config: SmolConfig) -> Callable[[str], Targets]:
     """The weights of a `SmolNetwork` for published names."""
     parts = (
-        below(VISION, "vision.", tower_targets(config.vision)),
-        below(CONNECTOR, "connector.", lambda own: (own,)),
-        below(LANGUAGE, "language.", lambda own: (own,)),
-        below(EXPERT, "expert.", lambda own: (own,)),
+        named_below(VISION, "vision.", tower_targets(config.vision)),
+        named_below(CONNECTOR, "connector.", lambda own: (own,)),
+        named_below(LANGUAGE, "language.", lambda own: (own,)),
+        named_below(EXPERT, "expert.", lambda own: (own,)),
     )
 
     def targets(name: str) -> Targets:

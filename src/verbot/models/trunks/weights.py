@@ -96,14 +96,20 @@ def load_exactly(
             if target in sources:
                 raise CorruptFileError(tensors.files[name], f"holds {name}, which is the same weight as {sources[target]}")
             sources[target] = name
-            _check_shape(tensors, name, (len(own) * wanted[target][0], *wanted[target][1:]))
+            shape = wanted[target]
+            _check_shape(tensors, name, (len(own) * shape[0], *shape[1:]) if shape else ())
     if lost := [name for name in wanted if name not in sources]:
         raise CorruptFileError(tensors.folder, f"lacks {len(lost)} of {len(wanted)} weights, among them {lost[0]}")
+    state = dict[str, Tensor]()
     for name, tensor in tensors.read([name for name, own in found.items() if own]):
-        tensor = tensor if dtype is None else tensor.to(dtype)
+        tensor = tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+        if wanted[found[name][0]] == ():  # a counter
+            state[found[name][0]] = tensor
+            continue
         first = wanted[found[name][0]]
         parts = tensor.view(len(found[name]) * first[0], *first[1:]).chunk(len(found[name]))
-        module.load_state_dict(dict(zip(found[name], parts, strict=True)), strict=False, assign=True)
+        state |= dict(zip(found[name], parts, strict=True))
+    module.load_state_dict(state, assign=True)
 
 
 def decoder_targets(config: DecoderConfig, depth: int, tensors: TensorFiles, beside: bool = False) -> Callable[[str], Targets]:

@@ -58,7 +58,7 @@ class Processing(Protocol):
         ...
 
     def actions(self, outputs: Tensor, episodes: Sequence[tuple[Observation, ...]]) -> FloatArray:
-        """Actions (b, k, a) in the units of the spec, float32, of the network's outputs (b, k, a)."""
+        """Actions (b, k, a) in the units of the spec, float32, of what the network puts out, as float32 on the CPU."""
         ...
 
 
@@ -66,7 +66,7 @@ class NormalizesActions(Processing, Protocol):
     """A processing that can also be trained through."""
 
     def targets(self, actions: FloatArray, episodes: Sequence[tuple[Observation, ...]]) -> Tensor:
-        """The inverse of `actions`: what the network is to put out for actions (b, k, a)."""
+        """The inverse of `actions`: what the network is to put out for actions (b, k, a), float32, or int64 token ids."""
         ...
 
 
@@ -81,6 +81,7 @@ class PublishedParts:
         names: where its weights came from.
         kept: files of the folder, relative to it, that a saved copy needs beside the weights.
         history: number of control steps whose observations the processing reads.
+        chunk: actions of a training target, from the present one on; 0 for a policy that cannot be trained here.
         resized: images of other sizes than the spec's are taken, because the processing resizes them.
         notes: what a person should know of this checkpoint, one line each.
     """
@@ -91,6 +92,7 @@ class PublishedParts:
     names: WeightNames
     kept: tuple[str, ...]
     history: int = 1
+    chunk: int = 0
     resized: bool = True
     notes: tuple[str, ...] = field(default=())
 

@@ -114,7 +114,7 @@ class PublishedPolicy:
                 f"the published policy {self.folder} predicted actions that are not finite: its weights are damaged"
             )
         actions = self.parts.processing.actions(outputs.float().cpu(), episodes)
-        actions = actions if self.robot is None else self.robot.acted(actions)
+        actions = actions if self.robot is None else self.robot.answered(actions)
         memories = [self._history.kept(each) for each in seen]
         return [
             ActionChunk(np.ascontiguousarray(a, np.float32), o.time_s, {}, memory)

@@ -117,7 +117,7 @@ class RobotMap:
         state = observation.state[self.state_places()] if own.state_size else np.zeros(0, np.float32)
         return dataclasses.replace(observation, images=images, state=state, planned=None, committed=0)
 
-    def acted(self, actions: FloatArray) -> FloatArray:
+    def answered(self, actions: FloatArray) -> FloatArray:
         """Actions (…, a) of the policy as actions of the robot."""
         out = np.empty_like(actions)
         out[..., self.action_places()] = actions

@@ -39,7 +39,8 @@ class PromptTokenizer:
 
     @property
     def size(self) -> int:
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Of the vocabulary, without tokens that were added to it."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=False))
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -60,7 +60,7 @@ def scaled_image(image: Tensor, scaling: Scaling) -> Tensor:
 
 def plain_targets(name: str) -> Targets:
     """A weight's own name; none for statistics among the weights of old files."""
-    own = without_wrappers(name, "model.")
+    own = without_wrappers(name, "model.", "diffusion.")
     return () if own.startswith(STATISTICS) else (own,)
 
 
@@ -99,4 +99,6 @@ class Act:
         processing = ActProcessing(cameras, files.scaling("STATE", STATE, METHOD), files.scaling("ACTION", ACTION, METHOD))
         network, names = filled(lambda: ActNetwork(config), files.tensors, plain_targets, options.dtype)
         notes = files.unscaled(("STATE", STATE, METHOD), ("ACTION", ACTION, METHOD))
-        return PublishedParts(files.spec(), network, processing, names, files.kept, resized=False, notes=notes)
+        return PublishedParts(
+            files.spec(), network, processing, names, files.kept, chunk=config.chunk, resized=False, notes=notes
+        )

@@ -61,21 +61,21 @@ class PiProcessing:
         states = [self.state.forward(each.state) for each in seen]
         prompts = [self.prompt(each.instruction, state) for each, state in zip(seen, states, strict=True)]
         tokens, mask = padded([self.encoded(prompt) for prompt in prompts], self.length)
-        views = [[self._image(each, name) for name in self.cameras] for each in seen]
+        images, images_mask = pi_images(seen, self.cameras, self.side, self.openpi)
         padding = [np.pad(state, (0, max(0, self.width - len(state)))) for state in states]
         return {
-            "images": torch.stack([torch.stack(each) for each in views]),
-            "images_mask": torch.tensor([[name in each.images for name in self.cameras] for each in seen]),
+            "images": images,
+            "images_mask": images_mask,
             "tokens": tokens,
             "tokens_mask": mask,
             "state": torch.from_numpy(np.stack(padding)),
         }
 
     def actions(self, outputs: Tensor, episodes: Sequence[tuple[Observation, ...]]) -> FloatArray:
-        return self._absolute(self.action.inverse(outputs[..., : self.action_size].numpy()), episodes, 1.0)
+        return absolute(self.action.inverse(outputs[..., : self.action_size].numpy()), self.relative, episodes)
 
     def targets(self, actions: FloatArray, episodes: Sequence[tuple[Observation, ...]]) -> Tensor:
-        normal = torch.from_numpy(self.action.forward(self._absolute(actions, episodes, -1.0)))
+        normal = torch.from_numpy(self.action.forward(absolute(actions, self.relative, episodes, -1.0)))
         return torch.nn.functional.pad(normal, (0, self.width - self.action_size))
 
     def prompt(self, instruction: str, state: FloatArray) -> str:
@@ -94,22 +94,31 @@ class PiProcessing:
             return [*start, *self.tokenizer.encode(prompt.removesuffix("\n")), *self.tokenizer.encode("\n")]
         return [*start, *self.tokenizer.encode(prompt)]
 
-    def _image(self, observation: Observation, name: str) -> Tensor:
-        """(3, s, s) in [−1, 1]; a camera that is not there is black."""
-        image = observation.images.get(name)
-        if image is None:
-            return torch.full((3, self.side, self.side), -1.0)
-        shown = unit_range(padded_uint8(image, self.side)) if self.openpi else padded_center(unit_range(image), self.side)
-        return shown * 2 - 1
 
-    def _absolute(self, actions: FloatArray, episodes: Sequence[tuple[Observation, ...]], sign: float) -> FloatArray:
-        if not len(self.relative):
-            return actions
-        places = np.flatnonzero(self.relative)
-        states = np.stack([episode[-1].state for episode in episodes])[:, None, :]
-        out = actions.copy()
-        out[..., places] += sign * states[..., places]
-        return out
+def pi_images(seen: Sequence[Observation], cameras: Sequence[str], side: int, openpi: bool = False) -> tuple[Tensor, Tensor]:
+    """Images (b, v, 3, s, s) in [−1, 1], and which there are (b, v); others are black. openpi resizes otherwise than LeRobot."""
+
+    def image(observation: Observation, name: str) -> Tensor:
+        found = observation.images.get(name)
+        if found is None:
+            return torch.full((3, side, side), -1.0)
+        return (unit_range(padded_uint8(found, side)) if openpi else padded_center(unit_range(found), side)) * 2 - 1
+
+    images = torch.stack([torch.stack([image(each, name) for name in cameras]) for each in seen])
+    return images, torch.tensor([[name in each.images for name in cameras] for each in seen])
+
+
+def absolute(
+    actions: FloatArray, relative: FloatArray, episodes: Sequence[tuple[Observation, ...]], sign: float = 1.0
+) -> FloatArray:
+    """Actions (b, k, a) with the state added to those numbers that are relative to it; with `sign` −1 the inverse."""
+    if not len(relative):
+        return actions
+    places = np.flatnonzero(relative)
+    states = np.stack([episode[-1].state for episode in episodes])[:, None, :]
+    out = actions.copy()
+    out[..., places] += sign * states[..., places]
+    return out
 
 
 def state_bins(state: FloatArray) -> list[int]:
@@ -183,14 +192,14 @@ def _lerobot(folder: Path, options: OpenOptions, adaptive: bool) -> PublishedPar
         action=files.scaling("ACTION", ACTION, method),
         action_size=files.action_size,
         width=config.action,
-        relative=_relative(files),
+        relative=relative_numbers(files),
     )
     notes = files.unscaled(("STATE", STATE, method), ("ACTION", ACTION, method))
-    network, names = filled(lambda: PiNetwork(config), files.tensors, pi_targets(config, files.tensors), options.dtype)
-    return PublishedParts(files.spec(), network, processing, names, files.kept, notes=notes)
+    network, names = filled(lambda: PiNetwork(config), files.tensors, pi_targets(config.vision, files.tensors), options.dtype)
+    return PublishedParts(files.spec(), network, processing, names, files.kept, chunk=config.chunk, notes=notes)
 
 
-def _relative(files: LeRobotFiles) -> FloatArray:
+def relative_numbers(files: LeRobotFiles) -> FloatArray:
     """Which numbers of an action are relative to the state, in LeRobot's newer files."""
     if not files.config.get("use_relative_actions"):
         return np.zeros(0, np.float32)
@@ -227,10 +236,11 @@ def _openpi(folder: Path, options: OpenOptions, adaptive: bool) -> PublishedPart
     )
     side = config.vision.side
     spec = generic_spec("openpi", dict.fromkeys(OPENPI_CAMERAS, (side, side)), state.size or config.state, size)
-    network, names = filled(lambda: PiNetwork(config), tensors, pi_targets(config, tensors), options.dtype)
-    kept = [name for name in (CONFIG, TOKENIZER) if (folder / name).is_file()]
+    network, names = filled(lambda: PiNetwork(config), tensors, pi_targets(config.vision, tensors), options.dtype)
+    kept = tuple(name for name in (CONFIG, TOKENIZER) if (folder / name).is_file())
     note = "openpi's data transforms of a robot are not in its checkpoints: cameras, state and actions are those of the model"
-    return PublishedParts(spec, network, processing, names, (*kept, str(path.relative_to(folder))), notes=(note,))
+    kept = (*kept, str(path.relative_to(folder)))
+    return PublishedParts(spec, network, processing, names, kept, chunk=chunk, notes=(note,))
 
 
 def _openpi_statistics(folder: Path, asset: str | None) -> tuple[Path, dict[str, Any]]:

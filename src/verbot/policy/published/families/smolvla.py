@@ -115,4 +115,4 @@ class SmolVla:
         )
         notes = files.unscaled(("STATE", STATE, METHOD), ("ACTION", ACTION, METHOD))
         network, names = filled(lambda: SmolNetwork(config), files.tensors, smol_targets(config), options.dtype)
-        return PublishedParts(files.spec(), network, processing, names, files.kept, notes=notes)
+        return PublishedParts(files.spec(), network, processing, names, files.kept, chunk=config.chunk, notes=notes)
