@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.published.flow import drawn
 from verbot.models.published.t5 import T5Config, T5Encoder
 
@@ -101,7 +101,7 @@ class OctoNetwork(PublishedNetwork):
         self.norm = nn.LayerNorm(d, EPSILON)
         self.score = ScoreNetwork(config)
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         size, config = self.config.chunk * self.config.action, self.config
         noise = drawn((config.steps + 1, size), generators, inputs["tokens"].device)
         return self.denoised(self.readout(inputs), noise).unflatten(1, (config.chunk, config.action))
@@ -125,7 +125,7 @@ class OctoNetwork(PublishedNetwork):
             x = torch.where(kept, x, math.sqrt(1 - product) * z)
         return x
 
-    def readout(self, inputs: Inputs) -> Tensor:
+    def readout(self, inputs: NetworkInputs) -> Tensor:
         """The mean of the readout tokens of the last control step, (b, d)."""
         config, window = self.config, inputs["steps_mask"].shape[1]
         tokens, mask = inputs["tokens"], inputs["steps_mask"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.models.encoders.vision.published_towers import PublishedTower, TowerConfig
-from verbot.models.published.base import Inputs, PublishedNetwork
+from verbot.models.published.base import NetworkInputs, PublishedNetwork
 from verbot.models.trunks.architecture import DecoderConfig
 from verbot.models.trunks.decoder import LanguageDecoder
 
@@ -70,11 +70,11 @@ class PrismaticNetwork(PublishedNetwork):
 class OpenVlaNetwork(PrismaticNetwork):
     """See `OpenVlaConfig`; it reads one image and answers one action."""
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         """The most likely tokens, one after another; nothing is drawn."""
         return self.decoded(self.written(inputs)).unsqueeze(1)
 
-    def written(self, inputs: Inputs) -> Tensor:
+    def written(self, inputs: NetworkInputs) -> Tensor:
         """The ids (b, a) of the most likely tokens. Decoding never stops early, and any token may be written, as published."""
         words = self.language.embed(inputs["tokens"])
         x, real = self.joined(words, inputs["tokens_mask"], self.patches(inputs["pixels"]))
@@ -101,7 +101,9 @@ class OpenVlaNetwork(PrismaticNetwork):
         edges = torch.linspace(-1, 1, self.config.bins, dtype=torch.float64, device=actions.device)
         return self.config.words - torch.bucketize(actions.double().clamp(-1, 1), edges, right=True)
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The cross-entropy of the tokens of an action (b, 1, a), and of the end of the text after them."""
         prompt, there = inputs["tokens"], inputs["tokens_mask"]
         answer = F.pad(self.encoded(actions[:, 0]), (0, 1), value=STOP)

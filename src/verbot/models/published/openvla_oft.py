@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbot.models.published.base import Inputs
+from verbot.models.published.base import NetworkInputs
 from verbot.models.published.openvla import OpenVlaConfig, PrismaticNetwork, places
 
 
@@ -47,16 +47,18 @@ class OftNetwork(PrismaticNetwork):
         if config.state:
             self.proprio_projector = StateProjector(config.state, width)
 
-    def act(self, inputs: Inputs, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, inputs: NetworkInputs, generators: Sequence[torch.Generator]) -> Tensor:
         """Nothing is drawn."""
         return self.regressed(inputs)
 
-    def losses(self, inputs: Inputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def losses(
+        self, inputs: NetworkInputs, actions: Tensor, mask: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """The mean absolute error of the actions (b, k, a) that `mask` (b, k) keeps."""
         error = (self.regressed(inputs) - actions).abs().mean(-1)
         return {"action": (error * mask).sum() / mask.sum().clamp(min=1)}
 
-    def regressed(self, inputs: Inputs) -> Tensor:
+    def regressed(self, inputs: NetworkInputs) -> Tensor:
         """Normalized actions (b, k, a) float32. All tokens read all others (no causal mask), as published."""
         tokens, slots = inputs["tokens"], self.oft.slots
         prompt = inputs["tokens_mask"].sum(1, keepdim=True) - slots - 1  # (b, 1)

@@ -8,7 +8,7 @@ from typing import Any
 from verbot.errors import ConfigError
 from verbot.models.encoders.vision.published_towers import TowerConfig, tower_targets
 from verbot.models.published.components import SEPARATOR
-from verbot.models.published.names import Shapes, below, without_wrappers
+from verbot.models.published.names import Shapes, named_below, without_wrappers
 from verbot.models.published.openvla import OpenVlaConfig
 from verbot.models.published.openvla_oft import OftConfig
 from verbot.models.trunks.architecture import decoder_config
@@ -65,9 +65,9 @@ def head_size(tensors: TensorFiles) -> int:
 def openvla_targets(config: OpenVlaConfig) -> Callable[[str], Targets]:
     """The weights of an `OpenVlaNetwork` or an `OftNetwork` for published names."""
     parts = (
-        below(DINO, "dino.", tower_targets(config.dino)),
-        below(SIGLIP, "siglip.", tower_targets(config.siglip)),
-        below(LANGUAGE, "language.", _decoder_targets),
+        named_below(DINO, "dino.", tower_targets(config.dino)),
+        named_below(SIGLIP, "siglip.", tower_targets(config.siglip)),
+        named_below(LANGUAGE, "language.", _decoder_targets),
     )
 
     def targets(name: str) -> Targets:

@@ -53,4 +53,4 @@ class OpenVla:
             f'images are {"" if cropped else "not "}cropped; "center_crop": {str(not cropped).lower()} in {CONFIG} changes that',
         )
         network, names = filled(lambda: OpenVlaNetwork(config), tensors, openvla_targets(config), options.dtype)
-        return PublishedParts(spec, network, processing, names, kept_files(folder), notes=notes)
+        return PublishedParts(spec, network, processing, names, kept_files(folder), chunk=1, notes=notes)

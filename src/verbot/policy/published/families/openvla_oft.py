@@ -88,7 +88,7 @@ class OpenVlaOft:
             f'images are {"" if cropped else "not "}cropped; "center_crop": {str(not cropped).lower()} in {CONFIG} changes that',
         )
         network, names = filled(lambda: OftNetwork(config), tensors, openvla_targets(body), options.dtype)
-        return PublishedParts(spec, network, processing, names, kept_files(folder), notes=notes)
+        return PublishedParts(spec, network, processing, names, kept_files(folder), chunk=config.chunk, notes=notes)
 
 
 def _files(folder: Path) -> ComponentFiles:
