@@ -48,9 +48,9 @@ def slow_lanczos(image, height, width):
     axes = []
     for size, out in ((image.shape[0], height), (image.shape[1], width)):
         scale = size / out
-        stretch, rows = max(scale, 1), []
+        widened, rows = max(scale, 1), []
         for i in range(out):
-            weights = np.array([lanczos3((j + 0.5 - (i + 0.5) * scale) / stretch) for j in range(size)])
+            weights = np.array([lanczos3((j + 0.5 - (i + 0.5) * scale) / widened) for j in range(size)])
             rows.append(weights / weights.sum())
         axes.append(rows)
     return np.array([[sum(r[y] * c[x] * image[y, x].astype(float) for y in range(image.shape[0]) for x in range(image.shape[1]))

@@ -25,7 +25,7 @@ BFLOAT16 = "bfloat16"  # which NumPy does not have
 DTYPES = {
     name: np.dtype(name) for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 } | {BFLOAT16: np.dtype("uint16")}
-Layout = Callable[[str, Tensor], Tensor]  # a tensor by its name -> the same as a weight of torch
+FlaxLayout = Callable[[str, Tensor], Tensor]  # a tensor by its name -> the same as a weight of torch
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FlaxFiles(TensorFiles):
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
-    def open(folder: Path, path: Path, layout: Layout) -> FlaxFiles:
+    def open(folder: Path, path: Path, layout: FlaxLayout) -> FlaxFiles:
         """Those of `path`, which is in `folder`. Raises `CorruptFileError` for a file that is anything else."""
         tensors = {name: layout(name, tensor) for name, tensor in read_msgpack(path).items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -17,7 +17,7 @@ class T5Config:
     Args:
         tokens, width, depth, heads, hidden: size of the vocabulary, d, blocks, heads, and the width of the MLP.
         inner: width of all heads together.
-        buckets: distances that are told apart. farthest: distances from which all are one.
+        buckets: distances that differ. farthest: distances from which all are one.
     """
 
     tokens: int

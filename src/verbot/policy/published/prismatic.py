@@ -31,7 +31,7 @@ HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
-class Bounds:
+class StatisticRange:
     """Numbers between two ends (n,) to [−1, 1] and back; those that `mask` (n,) leaves out stay as they are.
 
     Args:
@@ -44,7 +44,7 @@ class Bounds:
     epsilon: float = 0.0
 
     @staticmethod
-    def read(table: object, ends: tuple[str, str], epsilon: float, what: str) -> Bounds:
+    def read(table: object, ends: tuple[str, str], epsilon: float, what: str) -> StatisticRange:
         """Of a table of statistics. Raises `ConfigError` that says what it lacks."""
         if not isinstance(table, Mapping) or any(end not in table for end in ends):
             has = ", ".join(map(str, table)) if isinstance(table, Mapping) else "no table"
@@ -56,7 +56,7 @@ class Bounds:
             raise ConfigError(f"{what} are no numbers: {error}") from error
         if low.ndim != 1 or not low.shape == high.shape == mask.shape or not np.isfinite([low, high]).all():
             raise ConfigError(f"{what} differ in size, or are not finite: {low.shape}, {high.shape}, mask {mask.shape}")
-        return Bounds(low, high, mask, epsilon)
+        return StatisticRange(low, high, mask, epsilon)
 
     def forward(self, x: FloatArray) -> FloatArray:
         """Clipped, as in training."""
@@ -87,8 +87,8 @@ class PrismaticProcessing:
     side: int
     cropped: bool
     resized: bool
-    action: Bounds
-    state: Bounds | None = None
+    action: StatisticRange
+    state: StatisticRange | None = None
     slots: int = 0
 
     def inputs(self, episodes: Sequence[tuple[Observation, ...]]) -> dict[str, Tensor]:

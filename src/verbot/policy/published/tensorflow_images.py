@@ -51,10 +51,10 @@ def crop_resized(image: FloatArray, share: float, height: int, width: int) -> Fl
 def _weights(size: int, out: int) -> FloatArray:
     """(out, size): what each pixel adds to each output along one axis."""
     scale = size / out
-    stretch = max(scale, 1.0)
+    widened = max(scale, 1.0)
     centers = (np.arange(out) + 0.5) * scale
     distance = (np.arange(size) + 0.5)[None] - centers[:, None]
-    x = distance / stretch
+    x = distance / widened
     kernel = np.sinc(x) * np.sinc(x / RADIUS) * (np.abs(x) <= RADIUS)
     return np.asarray(kernel / kernel.sum(1, keepdims=True), np.float32)
 

@@ -14,7 +14,7 @@ from verbot.policy.published.base import OpenOptions, PublishedParts, families, 
 from verbot.policy.published.prismatic import (
     CONFIG,
     STATISTICS,
-    Bounds,
+    StatisticRange,
     PrismaticProcessing,
     kept_files,
     llama_tokenizer,
@@ -39,7 +39,9 @@ class OpenVla:
     def open(folder: Path, options: OpenOptions) -> PublishedParts:
         record = read_record(folder / CONFIG)
         name, statistics = statistics_of(folder, record, options.statistics)
-        bounds = Bounds.read(statistics.get("action"), ("q01", "q99"), 0.0, f"{folder}: the statistics of actions of {name}")
+        bounds = StatisticRange.read(
+            statistics.get("action"), ("q01", "q99"), 0.0, f"{folder}: the statistics of actions of {name}"
+        )
         tensors = TensorFiles.find(folder)
         config = openvla_config(record, tensors, len(bounds.low))
         if not config.action:

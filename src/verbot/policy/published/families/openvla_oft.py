@@ -18,7 +18,7 @@ from verbot.policy.published.base import OpenOptions, PublishedParts, families, 
 from verbot.policy.published.families.openvla import HEADS
 from verbot.policy.published.prismatic import (
     CONFIG,
-    Bounds,
+    StatisticRange,
     PrismaticProcessing,
     kept_files,
     llama_tokenizer,
@@ -70,10 +70,10 @@ class OpenVlaOft:
         platform, config = _platform(folder, record, oft_config(body, tensors, 1))
         name, statistics = statistics_of(folder, record, options.statistics)
         what = f"{folder}: the statistics of {{}} of {name}"
-        action = Bounds.read(statistics.get("action"), platform.ends, 1e-8, what.format("actions"))
+        action = StatisticRange.read(statistics.get("action"), platform.ends, 1e-8, what.format("actions"))
         state = None
         if config.state:
-            state = Bounds.read(statistics.get("proprio"), platform.ends, 1e-8, what.format("states"))
+            state = StatisticRange.read(statistics.get("proprio"), platform.ends, 1e-8, what.format("states"))
         for label, size, own in (("action", body.action, action), ("state", config.state, state)):
             if own is not None and len(own.low) != size:
                 raise ConfigError(f"{what.format(label)} are of {len(own.low)} numbers; the weights are for {size}")
