@@ -18,8 +18,8 @@ from verbot.policy.published.base import OpenOptions, PublishedParts, families, 
 from verbot.policy.published.families.openvla import HEADS
 from verbot.policy.published.prismatic import (
     CONFIG,
-    StatisticRange,
     PrismaticProcessing,
+    StatisticRange,
     kept_files,
     llama_tokenizer,
     statistics_of,
