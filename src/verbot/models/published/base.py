@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -56,12 +56,14 @@ class WeightNames:
     """Which tensor of the files became which weights, so that they can be written back under their published names.
 
     Args:
-        files: the name of the file of each tensor.
+        files: the file of each tensor, relative to its folder.
         weights: the weights that it fills, in equal parts along its first axis; none for one that is left out.
+        shapes: of the tensors of the files, which may have a first axis of one that a weight does not have.
     """
 
     files: Mapping[str, str]
     weights: Mapping[str, Targets]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def published(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """The tensors of a network with these weights, by file and published name. Tensors that were left out stay out."""
@@ -69,7 +71,8 @@ class WeightNames:
         for name, own in self.weights.items():
             if own:
                 value = state[own[0]] if len(own) == 1 else torch.cat([state[each] for each in own])
-                found.setdefault(self.files[name], {})[name] = value.detach().cpu().contiguous()
+                shaped = value.detach().cpu().reshape(self.shapes.get(name, value.shape))
+                found.setdefault(self.files[name], {})[name] = shaped.contiguous()
         return found
 
 
@@ -95,7 +98,8 @@ def filled(
             network.load_state_dict(own, assign=True)
     if len({value.dtype for value in network.state_dict().values() if value.is_floating_point()}) > 1:
         accept_every_dtype(network)
-    names = WeightNames({name: path.name for name, path in tensors.files.items()}, {n: targets(n) for n in tensors.files})
+    files = {name: path.relative_to(tensors.folder).as_posix() for name, path in tensors.files.items()}
+    names = WeightNames(files, {name: targets(name) for name in files}, tensors.shapes)
     return network.eval(), names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 from pathlib import Path
@@ -15,7 +16,9 @@ from verbot.text import progress_bars
 
 PREFIX = "hf:"
 # What the families read. Code and pickles are not among it, but for OFT's .pt files, which hold tensors and are read as such.
-FILES = ("*.json", "*.safetensors", "*.safetensors.index.json", "*.model", "*.txt", "*.msgpack", "*.pt", "assets/**")
+FILES = (
+    "*.json", "*.safetensors", "*.safetensors.index.json", "*.model", "*.txt", "*.msgpack", "*.pt", "*/checkpoint", "assets/**",
+)  # fmt: skip
 
 
 def is_published(name: str | os.PathLike[str]) -> bool:
@@ -26,8 +29,9 @@ def is_published(name: str | os.PathLike[str]) -> bool:
 def published_folder(name: str | os.PathLike[str]) -> Path:
     """The folder of a published policy: ``hf:FOLDER``, or ``hf:OWNER/NAME``, which is downloaded unless the hub's cache has it.
 
-    ``hf:OWNER/NAME@REVISION`` is a revision of it. Raises `PolicyError` if there is none, `MissingDependencyError` if the hub's
-    client is not installed.
+    ``hf:OWNER/NAME@REVISION`` is a revision of it; what follows a ``#`` is no part of the name (see `open_published`).
+
+    Raises `PolicyError` if there is none, `MissingDependencyError` if the hub's client is not installed.
 
     Example:
         >>> published_folder("hf:")
@@ -35,7 +39,7 @@ def published_folder(name: str | os.PathLike[str]) -> Path:
         ...
         verbot.errors.PolicyError: 'hf:' names no policy; expected hf:FOLDER or hf:OWNER/NAME
     """
-    own = os.fspath(name).removeprefix(PREFIX)
+    own, _ = _parted(name)
     folder = Path(own).expanduser()
     if not own.strip():
         raise PolicyError(f"{PREFIX!r} names no policy; expected hf:FOLDER or hf:OWNER/NAME")
@@ -53,16 +57,18 @@ def open_published(
     """The published policy called `name`, with or without ``hf:``; see `published_folder`.
 
     Args:
+        name: ``hf:OWNER/NAME#STATISTICS`` chooses the statistics of one of several datasets, as `OpenOptions.statistics`.
         robot: the robot that it acts on; None takes what its folder's ``robot.json`` says, or else the generic one of its files.
 
     Raises:
         PolicyError: there is no such folder, or it is of no known family; the message lists those.
         ConfigError, CorruptFileError: the files are not what the family publishes; the message names the tensor or the field.
     """
-    folder = published_folder(name)
+    folder, (_, statistics) = published_folder(name), _parted(name)
     found = family_of(folder)
     family: PublishedFamily = families.build(found)
-    parts = family.open(folder, options or OpenOptions())
+    options = options or OpenOptions()
+    parts = family.open(folder, options if statistics is None else dataclasses.replace(options, statistics=statistics))
     return PublishedPolicy(parts, folder, found, robot or RobotMap.read(folder))
 
 
@@ -76,6 +82,15 @@ def family_of(folder: Path) -> str:
         raise PolicyError(f"{folder} is a policy of several families: {', '.join(found)}; expected the files of one")
     listed = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise PolicyError(f"{folder} is no published policy of a known family ({', '.join(known)}); it holds {listed}")
+
+
+def _parted(name: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """Folder or name on the hub, and the name of the statistics after a ``#``."""
+    own = os.fspath(name).removeprefix(PREFIX)
+    if "#" not in own or Path(own).expanduser().is_dir():
+        return own, None
+    own, _, statistics = own.rpartition("#")
+    return own, statistics
 
 
 def _downloaded(repository: str, revision: str | None) -> Path:

@@ -6,19 +6,21 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from verbot.errors import ConfigError, PolicyError, SpecError
 from verbot.files import destination, drafting, sha256, write
 from verbot.folders import recover, replace_folder
 from verbot.models.lora import merged
 from verbot.models.published.base import PublishedNetwork
+from verbot.models.published.components import SUFFIX, write_component
 from verbot.models.trunks.weights import INDEX
 from verbot.policy.checks import checksums
 from verbot.policy.published.base import PublishedParts
@@ -138,8 +140,8 @@ class PublishedPolicy:
             else:
                 files = self.parts.names.published(merged(self.network))
                 for name, tensors in files.items():
-                    save_file(tensors, draft / name, {"format": "pt"})
-                places = {tensor: name for name, tensors in files.items() for tensor in tensors}
+                    _write_weights(draft / name, tensors)
+                places = {tensor: name for name, tensors in files.items() if not name.endswith(SUFFIX) for tensor in tensors}
                 for name in self._indices():
                     write(draft / name, to_json({"metadata": {}, "weight_map": places}))
             for name in kept:
@@ -177,6 +179,15 @@ def _seed(observation: Observation) -> int:
         return observation.sample_seed
     state: FloatArray = np.ascontiguousarray(observation.state, np.float32)
     return zlib.crc32(state.tobytes() + np.float64(observation.time_s).tobytes())
+
+
+def _write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    if path.suffix == SUFFIX:
+        write_component(path, tensors)
+    elif path.suffix == ".safetensors":
+        save_file(dict(tensors), path, {"format": "pt"})
+    else:
+        raise ConfigError(f"trained weights cannot be written as {path.name}, a file of flax; only untrained ones are copied")
 
 
 def _digest(path: Path) -> str:
