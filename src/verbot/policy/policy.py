@@ -21,7 +21,7 @@ from verbot.models.features import AuxiliaryPrediction, NetworkOutput
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
-from verbot.models.speaking import text_targets
+from verbot.models.speaking import is_question, questions_of, text_targets
 from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.card import model_card
@@ -211,6 +211,9 @@ class VLAPolicy:
             actions_mask=window.actions_mask,
             **({"features": window.features} if window.features.size else {}),
         )
+        if any(is_question(task) for task in window.text_tasks):
+            asked = [is_question(task) for task in window.text_tasks]
+            batch = dataclasses.replace(batch, text=questions_of(self.network.backbone, self._read(window.instructions), asked))
         targets = {name: self._target(target, fit) for name, target in window.targets.items()}
         places = self._target(window.query_keypoints, fit)
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
@@ -382,7 +385,10 @@ class VLAPolicy:
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def _prepare(self, instructions: Sequence[str]) -> TextBatch:
-        return self.network.backbone.prepare([""] * len(instructions) if self.blind else instructions)
+        return self.network.backbone.prepare(self._read(instructions))
+
+    def _read(self, instructions: Sequence[str]) -> Sequence[str]:
+        return [""] * len(instructions) if self.blind else instructions
 
     def _check(self, observation: Observation) -> None:
         spec = self._spec
