@@ -22,8 +22,9 @@ from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.speaking import is_question, questions_of, text_targets
-from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
+from verbot.models.tokens import Batch, Masked, TextBatch
 from verbot.models.validation import check_acts
+from verbot.policy.answers import MOST, answer
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
@@ -31,11 +32,12 @@ from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import WEIGHTS, stored_policy
-from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
+from verbot.policy.memory import ProcessedObservation, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.planned import planned_actions
+from verbot.policy.recurrence import next_memory, remembered_state
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
 from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, action_transform, state_transform
-from verbot.spec import ActionChunk, FloatArray, Memory, Observation, RobotSpec
+from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 from verbot.statistics import Statistics
 from verbot.transforms import FitImage
 
@@ -47,7 +49,7 @@ else:
 
 
 class VLAPolicy:
-    """Implements `verbot.contracts.Policy`. Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
+    """Implements `verbot.contracts.Policy` and `AnsweringPolicy`. Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
 
     Args:
         network: the parts and their weights; `network.config` says which.
@@ -170,7 +172,9 @@ class VLAPolicy:
         if self.corrector is not None:
             latents = self.latents(batch, prediction).cpu().numpy()
             extras = [each | {LATENT: latent} for each, latent in zip(extras, latents, strict=True)]
-        memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
+        span_s = (self.config.history - 1) * self._step_s
+        rows_seen = zip(observations, processed, strict=True)
+        memories = [next_memory(i, *each, span_s, batch.writes, prediction.memory) for i, each in enumerate(rows_seen)]
         check_output(self._spec.name, prediction, actions, memories)
         if self.config.previous_action:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
@@ -279,9 +283,24 @@ class VLAPolicy:
         policy._identity = policy._checksums(), policy_identity(policy_folder(os.fspath(path)))
         return policy
 
-    def preprocess(self, observation: Observation) -> ProcessedObservation:
+    def answer(
+        self, observations: Sequence[Observation], questions: Sequence[str], knows_state: bool = True, most: int = MOST
+    ) -> list[str]:
+        """The answer to each question about its observation, in the policy's own words; empty if it says nothing.
+
+        Cameras may be missing. Words are read one by one, the most likely each time, without the past and the instruction.
+
+        Args:
+            knows_state: whether the states of the observations are known; otherwise they are not read.
+            most: number of tokens of an answer.
+
+        Raises `PolicyError` for a policy that has no words, `DataError` for another number of questions.
+        """
+        return answer(self, observations, questions, knows_state, most)
+
+    def preprocess(self, observation: Observation, may_lack_cameras: bool = False) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
-        self._check(observation)
+        self._check(observation, may_lack_cameras)
         images, mask = self._fitter.views(observation.images, self._color_cameras)
         depth, depth_mask = depth_views(observation.images, self._depth_cameras, self._fitter)
         state = self._state.forward(observation.state)
@@ -299,7 +318,7 @@ class VLAPolicy:
         previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         goal = self._goals(goals, np.array([goal is not None for goal in goals]))
-        remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
+        remembered = {} if initial_memory is None else remembered_state(observations, initial_memory, self._step_s)
         measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
         planned = planned_actions(observations, self.config.chunk, self.action_transform) if self.continuation else None
         extra = {**previous_action, **goal, **remembered, **measured, "planned": planned}
@@ -326,33 +345,6 @@ class VLAPolicy:
         images = self._fitter.goals(goals, mask)
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
-
-    def _remembered(self, observations: Sequence[Observation], initial: MemoryState) -> dict[str, Any]:
-        """The memory of every episode, and whether the next write to it is due."""
-
-        def row(memory: Memory | None, name: str) -> torch.Tensor:
-            if memory is None:
-                return initial[name]
-            return torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None].to(initial[name].dtype)
-
-        state, step_s = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial}, 0.999 * self._step_s
-        due = [o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > step_s for o in observations]
-        return {"memory": state, "writes": torch.tensor(due)}
-
-    def _memory(
-        self, row: int, observation: Observation, processed: ProcessedObservation, batch: Batch, prediction: NetworkOutput
-    ) -> Memory | None:
-        """The memory to return for this row's episode; None if the network needs none."""
-        kept: dict[str, Any] = {}
-        if self.config.history > 1:
-            kept |= keep(observation.memory, processed, (self.config.history - 1) * self._step_s)
-        if prediction.memory is not None:
-            assert batch.writes is not None
-            memory = observation.memory
-            written = observation.time_s if bool(batch.writes[row]) or memory is None else memory["written_s"]
-            kept |= {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
-            kept["written_s"] = np.asarray(written, np.float64)
-        return kept or None
 
     def _extras(self, row: int, prediction: NetworkOutput) -> dict[str, Any]:
         """The predictions of the objectives for this row, without its actions."""
@@ -390,8 +382,8 @@ class VLAPolicy:
     def _read(self, instructions: Sequence[str]) -> Sequence[str]:
         return [""] * len(instructions) if self.blind else instructions
 
-    def _check(self, observation: Observation) -> None:
+    def _check(self, observation: Observation, may_lack_cameras: bool = False) -> None:
         spec = self._spec
-        if self.preprocessing.allow_missing_cameras:
+        if may_lack_cameras or self.preprocessing.allow_missing_cameras:
             spec = dataclasses.replace(spec, cameras=tuple(c for c in spec.cameras if c.name in observation.images))
         observation.check(spec)
