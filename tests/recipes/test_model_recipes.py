@@ -30,7 +30,7 @@ from verbot.training import DaggerConfig, read_log, train_policy
 
 TINY = (
     "act", "clip-clip", "film-policy", "goal-conditioned", "memory-vla", "multi-task", "octo", "pi0", "resnet-bert", "rt1",
-    "vit-vla",
+    "rt2", "vit-vla",
 )  # fmt: skip
 # Published parameters, and what of them may be missing or too many; each recipe says why.
 PAPERS = {

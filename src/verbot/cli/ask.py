@@ -49,7 +49,7 @@ def ask_command(
     exam: int | None = None,
     json: bool = False,
 ) -> int:
-    """Ask a policy about what it sees, in words; says whether the answer is right where that is known. Exit code 1 if it is wrong.
+    """Ask a policy about what it sees, in words; says whether the answer is right where that is known.
 
     Example: verbot ask outputs/rt2/policy "what is left of the red cube?" --index 3
 
@@ -83,10 +83,10 @@ def ask_command(
         found = ask.ask_scene(policy, question, about.suite, request, about.seed)
     if json:
         print(json_module.dumps(found.to_json()))
-        return 1 if found.is_right is False else 0
+        return 0
     print(found.answer or "(no words)")
     if found.expected is None:
         print("not judged: the right answer is not known")
     else:
         print("right" if found.is_right else f"wrong: expected {found.expected!r}")
-    return 1 if found.is_right is False else 0
+    return 0

@@ -56,7 +56,9 @@ def answer(
     asked = [""] * len(questions) if policy.blind else list(questions)
     text = backbone.prepare_questions(asked, [True] * len(asked))
     with torch.inference_mode():
-        features, _ = policy.network.backbone.prediction_features(dataclasses.replace(batch, text=TextBatch(text.values.to(policy.device), text.mask.to(policy.device))), {})
+        features, _ = policy.network.backbone.prediction_features(
+            dataclasses.replace(batch, text=TextBatch(text.values.to(policy.device), text.mask.to(policy.device))), {}
+        )
         said = backbone.say(features, _likeliest, lambda ids: bool((ids == backbone.tokenizer.end).any(1).all()), most)
     return [_words(backbone, row) for row in said.tolist()]
 

@@ -123,9 +123,7 @@ def ask_frame(policy: str, question: str, data: Path, episode: int, frame: int) 
         raise DataError(f"episode {episode} of {data} has no frame {frame}; expected 0 to {recorded.length - 1}")
     missing = [camera.name for camera in answering.spec.color_cameras if camera.name not in dataset.camera_names]
     wanted = [camera for camera in answering.spec.color_cameras if camera.name not in missing]
-    images = {
-        camera.name: _sized(recorded.images(camera.name, [frame])[0], answering.spec, camera.name) for camera in wanted
-    }
+    images = {camera.name: _sized(recorded.images(camera.name, [frame])[0], answering.spec, camera.name) for camera in wanted}
     truths = scenes_of(recorded)
     truth = SceneTruth.from_json(truths[frame]) if truths else None
     return _judged(question, answering.answer([Observation(images, recorded.states[frame])], [question])[0], truth)
