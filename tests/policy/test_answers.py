@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.policy.test_policy import CONFIG, SPEC, make_policy, observation, statistics, window
+
 from verbot.contracts import AnsweringPolicy, TextTask
 from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.models.network import NetworkConfig, Part

@@ -49,7 +49,9 @@ else:
 
 
 class VLAPolicy:
-    """Implements `verbot.contracts.Policy` and `AnsweringPolicy`. Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
+    """Implements `verbot.contracts.Policy` and `AnsweringPolicy`.
+
+    Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
 
     Args:
         network: the parts and their weights; `network.config` says which.

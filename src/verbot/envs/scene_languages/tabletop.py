@@ -17,7 +17,8 @@ MINOR = 0.4  # a part of a motion that is smaller than this share of the largest
 
 @scene_languages.register("tabletop")
 class TabletopLanguage:
-    """Implements `verbot.contracts.SceneLanguage` and `JudgingLanguage`; left and near are those of a person who looks through the front camera."""
+    """Implements `verbot.contracts.SceneLanguage` and `JudgingLanguage`; left and near are
+    those of a person who looks through the front camera."""
 
     kinds = KINDS
 

@@ -64,8 +64,8 @@ class PromptConfig:
             raise ConfigError(f"the order of a prefix is {self.order}; expected {TEXT!r} once, and kinds of tokens")
         if min(self.readouts, self.readers) < 0 or self.longest < 1:
             raise ConfigError(
-                f"a prompt has readouts {self.readouts}, readers {self.readers} and longest {self.longest}; expected at least 0, 0 "
-                f"and 1"
+                f"a prompt has readouts {self.readouts}, readers {self.readers} and longest {self.longest}; expected at least 0, "
+                f"0 and 1"
             )
 
     @property

@@ -17,7 +17,7 @@ TEXT = TextConfig(question=0.25, caption=0.05, reasoning=0.15, parts=("plan", "s
 
 @recipes.register("rt2")
 def rt2() -> Recipe:
-    """A decoder of half a million parameters from random weights, two actions of 256 words each, questions, captions and reasoning.
+    """A decoder of half a million parameters from random weights, two actions in 256 words, and text beside them.
 
     Differences from the paper: nothing is pretrained, questions come from the simulator's truth instead of the web, the robot's
     state is in the prefix, actions are decoded by the median, and the vision encoder has the keypoint loss.
