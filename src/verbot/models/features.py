@@ -128,12 +128,14 @@ class AuxiliaryPrediction:
 @dataclass(frozen=True)
 class NetworkOutput:
     """The output of a network: `actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the
-    next batch of the same rows, None for a network without memory; `fused`, the tokens that the head read."""
+    next batch of the same rows, None for a network without memory; `fused`, the tokens that the head read; `are_valid` (b,) bool,
+    whether what a head said means a chunk, where others are 0; None for a head that always gives one."""
 
     actions: Tensor
     extras: Mapping[str, AuxiliaryPrediction] = field(default_factory=dict)
     memory: MemoryState | None = None
     fused: TokenGroup | None = None
+    are_valid: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -102,9 +101,9 @@ class VLANetwork(FlatNames):
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
-        actions = self._actions(features, batch.planned, generator, seeds)
+        actions, are_valid = self._actions(features, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
-        return NetworkOutput(actions, extras, memory, features.fused)
+        return NetworkOutput(actions, extras, memory, features.fused, are_valid)
 
     def _suffix(self, batch: Batch) -> Suffix | None:
         """What the backbone is trained to say."""
@@ -131,26 +130,26 @@ class VLANetwork(FlatNames):
         planned: PlannedActions | None,
         generator: torch.Generator | None,
         seeds: Sequence[int | None] | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """The actions (b, k, a), and which rows are any, for a head that may say what means none."""
         head, fused = self.head, features.fused
         if isinstance(head, SpeakingHead):
             return self._said(head, features, seeds)
         if seeds is not None:
             if not isinstance(head, StochasticHead):
                 raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
-            return sampled(head, fused, seeds, planned)
+            return sampled(head, fused, seeds, planned), None
         if planned is not None and isinstance(head, ContinuingHead):
-            return head.continued(fused, planned, generator)
-        found: Tensor = head.predict(fused, generator)
-        return found
+            return head.continued(fused, planned, generator), None
+        return head.predict(fused, generator), None
 
-    def _said(self, head: SpeakingHead, features: Features, seeds: Sequence[int | None] | None) -> Tensor:
-        """The actions (b, k, a) that the backbone says, drawn in rows with a seed. No actions are NaN."""
+    def _said(self, head: SpeakingHead, features: Features, seeds: Sequence[int | None] | None) -> tuple[Tensor, Tensor]:
+        """The actions (b, k, a) that the backbone says, drawn in rows with a seed, and whether they are any; otherwise 0."""
         assert isinstance(self.backbone, SpeakingBackbone)
         generators = None if seeds is None else [None if s is None else torch.Generator().manual_seed(s) for s in seeds]
         ids = self.backbone.say(features, lambda logits, said: head.choose(logits, said, generators), head.is_over, head.longest)
         actions, are_valid = head.read(ids)
-        return actions.masked_fill(~are_valid[:, None, None], math.nan)
+        return actions.masked_fill(~are_valid[:, None, None], 0.0), are_valid
 
 
 def _without_none(queries: Mapping[str, Queries | None]) -> dict[str, Queries]:

@@ -32,6 +32,7 @@ from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import WEIGHTS, stored_policy
+from verbot.policy.malformed import MALFORMED, held
 from verbot.policy.memory import ProcessedObservation, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.planned import planned_actions
 from verbot.policy.recurrence import next_memory, remembered_state
@@ -100,7 +101,7 @@ class VLAPolicy:
             chunks = action_transform(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks), spec)
+            network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks, spec.action), spec)
         return VLAPolicy(network, spec, statistics, preprocessing)
 
     @property
@@ -153,6 +154,9 @@ class VLAPolicy:
         back with the next observation of the same episode (agents do). `Observation.time_s` dates its content. Missing frames and
         actions are masked.
 
+        A head that says words may say what means no actions. The chunk is then a hold (`verbot.spec.holding.HoldAction`) with
+        ``extras["malformed"]``; agents of `verbot.agents` keep the gripper as it was commanded last.
+
         `extras` of a chunk holds the predictions of the objectives: ``"keypoints"`` (v, 3, 2), the positions of target,
         receptacle and reference in each image, x right and y down in [−1, 1]; ``"tasks"`` {name: probability}; ``"grasp"`` (s,),
         the state of the next grasp in the robot's units; ``"alignment"``, the cosine similarity of image and instruction.
@@ -170,7 +174,11 @@ class VLAPolicy:
             seeds = [observation.sample_seed for observation in observations]
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
-        extras = [self._extras(i, prediction) for i in range(len(actions))]
+        actions, are_malformed = held(self._spec, prediction, actions, observations)
+        extras = [
+            self._extras(i, prediction) | ({MALFORMED: True} if is_malformed else {})
+            for i, is_malformed in enumerate(are_malformed)
+        ]
         if self.corrector is not None:
             latents = self.latents(batch, prediction).cpu().numpy()
             extras = [each | {LATENT: latent} for each, latent in zip(extras, latents, strict=True)]
