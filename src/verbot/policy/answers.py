@@ -1,77 +1,53 @@
-"""Questions to a policy with a language trunk: what it sees, in its own words."""
+"""Questions to a network with a language trunk: what it sees, in its own words."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from verbot.errors import DataError, PolicyError
+from verbot.models.network import VLANetwork
 from verbot.models.speaking import SpeakingBackbone
-from verbot.models.tokens import TextBatch
-from verbot.policy.memory import ProcessedObservation
-from verbot.spec import Observation
-
-if TYPE_CHECKING:
-    from verbot.policy.policy import VLAPolicy
+from verbot.models.tokens import Batch, TextBatch
 
 MOST = 48  # tokens of an answer
 
 
-def speaking(policy: VLAPolicy) -> SpeakingBackbone:
-    """The backbone of a policy that can say words. Raises `PolicyError` for another one."""
-    backbone = policy.network.backbone
-    if not isinstance(backbone, SpeakingBackbone):
+def check_answers(network: VLANetwork, observations: int, questions: int) -> None:
+    """Raise `PolicyError` for a network that cannot say words, `DataError` unless each observation has a question."""
+    if not isinstance(network.backbone, SpeakingBackbone):
         raise PolicyError(
-            f"this policy has no words to answer with: its backbone is {policy.config.backbone.name!r}; expected one with a "
+            f"this policy has no words to answer with: its backbone is {network.config.backbone.name!r}; expected one with a "
             f"language trunk, such as 'vlm'. Train one with `verbot train rt2`"
         )
-    if not policy.config.is_trained("text"):
+    if not network.config.is_trained("text"):
         raise PolicyError(
             "this policy was never trained to answer: it has no objective 'text'. Train one with `verbot train rt2`, or with "
             "objectives.text=1 and data.text.question"
         )
-    return backbone
+    if observations != questions:
+        raise DataError(f"{questions} questions for {observations} observations; expected one for each")
 
 
-def answer(
-    policy: VLAPolicy, observations: Sequence[Observation], questions: Sequence[str], knows_state: bool = True, most: int = MOST
-) -> list[str]:
-    """See `VLAPolicy.answer`."""
-    backbone = speaking(policy)
-    if len(observations) != len(questions):
-        raise DataError(f"{len(questions)} questions for {len(observations)} observations; expected one for each")
-    if not questions:
-        return []
-    processed = [policy.preprocess(observation, may_lack_cameras=True) for observation in observations]
+def answer(network: VLANetwork, batch: Batch, questions: Sequence[str], knows_state: bool, most: int) -> list[str]:
+    """The answer to each question about its row of the batch; see `VLAPolicy.answer`."""
+    backbone = network.backbone
+    assert isinstance(backbone, SpeakingBackbone)
+    text, device = backbone.prepare_questions(questions, [True] * len(questions)), batch.state.device
+    batch = dataclasses.replace(batch, text=TextBatch(text.values.to(device), text.mask.to(device)))
     if not knows_state:
-        processed = [_without_state(each) for each in processed]
-    batch = policy.collate_observations(observations, processed)
-    if not knows_state:
-        batch = dataclasses.replace(batch, state_mask=torch.zeros_like(batch.state_mask))
-    asked = [""] * len(questions) if policy.blind else list(questions)
-    text = backbone.prepare_questions(asked, [True] * len(asked))
+        unknown = torch.zeros_like(batch.state), torch.zeros_like(batch.state_mask)
+        batch = dataclasses.replace(batch, state=unknown[0], state_mask=unknown[1])
+    end = backbone.tokenizer.end
     with torch.inference_mode():
-        features, _ = policy.network.backbone.prediction_features(
-            dataclasses.replace(batch, text=TextBatch(text.values.to(policy.device), text.mask.to(policy.device))), {}
-        )
-        said = backbone.say(features, _likeliest, lambda ids: bool((ids == backbone.tokenizer.end).any(1).all()), most)
-    return [_words(backbone, row) for row in said.tolist()]
-
-
-def _without_state(each: ProcessedObservation) -> ProcessedObservation:
-    return dataclasses.replace(each, state=np.zeros_like(each.state))
+        features, _ = network.backbone.prediction_features(batch, {})
+        said = backbone.say(features, _likeliest, lambda ids: bool((ids == end).any(1).all()), most)
+    rows = [row[: row.index(end)] if end in row else row for row in said.tolist()]
+    return [" ".join(backbone.tokenizer.decode(row).split()) for row in rows]
 
 
 def _likeliest(logits: Tensor, said: Tensor) -> Tensor:
     return logits.argmax(-1)
-
-
-def _words(backbone: SpeakingBackbone, ids: Sequence[int]) -> str:
-    """The text before the first end, on one line."""
-    end = backbone.tokenizer.end
-    return " ".join(backbone.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids).split())

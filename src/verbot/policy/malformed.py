@@ -11,18 +11,16 @@ from verbot.models.features import NetworkOutput
 from verbot.spec import MALFORMED, FloatArray, Observation, RobotSpec
 from verbot.spec.holding import HoldAction
 
-__all__ = ["MALFORMED", "held"]
-
 
 def held(
     spec: RobotSpec, output: NetworkOutput, actions: FloatArray, observations: Sequence[Observation]
-) -> tuple[FloatArray, list[bool]]:
-    """`actions` (b, k, a) in the robot's units with a hold where the output means none, and which rows these are.
+) -> tuple[FloatArray, list[dict[str, bool]]]:
+    """`actions` (b, k, a) in the robot's units with a hold where the output means none, and the extras that say so.
 
     Raises `PolicyError` for a robot that no hold is known for.
     """
     if output.are_valid is None or bool(output.are_valid.all()):
-        return actions, [False] * len(actions)
+        return actions, [{} for _ in actions]
     are_malformed = (~output.are_valid).tolist()
     actions = actions.copy()
     for row in np.flatnonzero(are_malformed).tolist():
@@ -33,4 +31,4 @@ def held(
                 f"the policy said what means no actions, and its robot cannot be held instead: {error}. A head of fast with "
                 f"decode=well_formed says only what means some"
             ) from error
-    return actions, are_malformed
+    return actions, [{MALFORMED: True} if is_malformed else {} for is_malformed in are_malformed]

@@ -24,7 +24,7 @@ from verbot.models.queries import prepare_queries
 from verbot.models.speaking import is_question, questions_of, text_targets
 from verbot.models.tokens import Batch, Masked, TextBatch
 from verbot.models.validation import check_acts
-from verbot.policy.answers import MOST, answer
+from verbot.policy.answers import MOST, answer, check_answers
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
@@ -32,7 +32,7 @@ from verbot.policy.depth import as_masked, depth_of_windows, depth_views
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import WEIGHTS, stored_policy
-from verbot.policy.malformed import MALFORMED, held
+from verbot.policy.malformed import held
 from verbot.policy.memory import ProcessedObservation, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.planned import planned_actions
 from verbot.policy.recurrence import next_memory, remembered_state
@@ -174,11 +174,8 @@ class VLAPolicy:
             seeds = [observation.sample_seed for observation in observations]
             prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
-        actions, are_malformed = held(self._spec, prediction, actions, observations)
-        extras = [
-            self._extras(i, prediction) | ({MALFORMED: True} if is_malformed else {})
-            for i, is_malformed in enumerate(are_malformed)
-        ]
+        actions, notes = held(self._spec, prediction, actions, observations)
+        extras = [self._extras(i, prediction) | note for i, note in enumerate(notes)]
         if self.corrector is not None:
             latents = self.latents(batch, prediction).cpu().numpy()
             extras = [each | {LATENT: latent} for each, latent in zip(extras, latents, strict=True)]
@@ -306,7 +303,12 @@ class VLAPolicy:
 
         Raises `PolicyError` for a policy that has no words, `DataError` for another number of questions.
         """
-        return answer(self, observations, questions, knows_state, most)
+        check_answers(self.network, len(observations), len(questions))
+        if not questions:
+            return []
+        processed = [self.preprocess(observation, may_lack_cameras=True) for observation in observations]
+        batch = self.collate_observations(observations, processed)
+        return answer(self.network, batch, self._read(questions), knows_state, most)
 
     def preprocess(self, observation: Observation, may_lack_cameras: bool = False) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
