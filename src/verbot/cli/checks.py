@@ -53,6 +53,7 @@ RANGES: dict[str, NumberRange | None] = {
     "strength": STRENGTH,
     "strengths": STRENGTH,
     "subsample": COUNT,
+    "think_from": COUNT_OR_NONE,
     "threads": COUNT_OR_NONE,
     "timeout_s": POSITIVE,
     "videos": COUNT_OR_NONE,

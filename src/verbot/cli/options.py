@@ -156,6 +156,22 @@ class ActingOptions:
 
 
 @dataclass(frozen=True)
+class ThinkingOptions:
+    """Reasoning before each action, of a policy that was trained on it.
+
+    Args:
+        think: the part that is said first, or all; those after it follow. Without it the policy says none.
+        think_from: number of a test scene: the policy is given the expert's plans of the scenes from there on, in place of its own.
+    """
+
+    think: Literal["all", "task", "plan", "subtask", "move", "gripper", "objects"] | None = None
+    think_from: int | None = None
+
+
+THINKING = ThinkingOptions()
+
+
+@dataclass(frozen=True)
 class ReadingOptions:
     """How a dataset of other software is read.
 

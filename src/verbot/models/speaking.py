@@ -57,6 +57,10 @@ class SpeakingBackbone(Protocol):
         """At most `most` ids (b, i) after the prefix of `features`, each chosen from logits (b, v) and the ids before it."""
         ...
 
+    def think(self, features: Features, begun: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
+        """Text after the prefix, each row begun with these ids, and the features to `say` on from."""
+        ...
+
 
 def is_question(task: TextTask | None) -> bool:
     """Whether a row of text asks something: its prompt is no instruction."""

@@ -45,7 +45,15 @@ def answer(network: VLANetwork, batch: Batch, questions: Sequence[str], knows_st
     with torch.inference_mode():
         features, _ = network.backbone.prediction_features(batch, {})
         said = backbone.say(features, _likeliest, lambda ids: bool((ids == end).any(1).all()), most)
-    rows = [row[: row.index(end)] if end in row else row for row in said.tolist()]
+    return texts_of(network, said.tolist())
+
+
+def texts_of(network: VLANetwork, said: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each row of ids before its first end, on one line."""
+    backbone = network.backbone
+    assert isinstance(backbone, SpeakingBackbone)
+    end = backbone.tokenizer.end
+    rows = [row[: row.index(end)] if end in row else row for row in said]
     return [" ".join(backbone.tokenizer.decode(row).split()) for row in rows]
 
 

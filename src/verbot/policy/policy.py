@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +18,19 @@ from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.files import sha256
 from verbot.folders import write_folder
 from verbot.models.corrector import CorrectorNetwork, latent_of
-from verbot.models.features import AuxiliaryPrediction, NetworkOutput
+from verbot.models.features import NetworkOutput
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
 from verbot.models.speaking import is_question, questions_of, text_targets
 from verbot.models.tokens import Batch, Masked, TextBatch
 from verbot.models.validation import check_acts
-from verbot.policy.answers import MOST, answer, check_answers
+from verbot.policy.answers import MOST, answer, check_answers, texts_of
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
+from verbot.policy.extras import extra_of, target_of
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import WEIGHTS, stored_policy
@@ -38,12 +40,11 @@ from verbot.policy.planned import planned_actions
 from verbot.policy.recurrence import next_memory, remembered_state
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
 from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, action_transform, state_transform
+from verbot.policy.thinking import Thinking, check_thinks
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
 from verbot.statistics import Statistics
-from verbot.transforms import FitImage
 
 if TYPE_CHECKING:
-    from verbot.data.samples.labels import MaskedArray
     from verbot.data.samples.windows import WindowBatch
 else:
     __getattr__ = former_names(__name__, Policy="VLAPolicy", load_policy="verbot.policy.opening.load_policy")
@@ -71,6 +72,7 @@ class VLAPolicy:
     ):
         self.network, self.statistics, self.blind = network, statistics, blind
         self.equal_texts = False  # see `verbot.policy.batch_invariance`
+        self.thoughts: Thinking | None = None  # see `thinking`
         self.corrector: ActionCorrector | None = None  # see `verbot.contracts.CorrectingPolicy`
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
@@ -144,8 +146,21 @@ class VLAPolicy:
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
         blind = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
-        blind.corrector = self.corrector
+        blind.corrector, blind.thoughts = self.corrector, self.thoughts
         return blind
+
+    def thinking(self, first: str | None = None, plans: Sequence[str] = ()) -> VLAPolicy:
+        """A copy that shares weights and says its reasoning before each action, as ``extras["text"]`` of a chunk.
+
+        Args:
+            first, plans: see `verbot.policy.thinking.Thinking`.
+
+        Raises `PolicyError` for a policy whose actions are no words.
+        """
+        check_thinks(self.network)
+        copy = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, self.blind)
+        copy.equal_texts, copy.thoughts = self.equal_texts, Thinking(first, tuple(plans))
+        return copy
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
@@ -172,10 +187,14 @@ class VLAPolicy:
         batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             seeds = [observation.sample_seed for observation in observations]
-            prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
+            begun = None if self.thoughts is None else self.thoughts.begun(self.network, observations)
+            prediction = self.network.predict(batch, seeds=seeds if any(s is not None for s in seeds) else None, begun=begun)
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
         actions, notes = held(self._spec, prediction, actions, observations)
         extras = [self._extras(i, prediction) | note for i, note in enumerate(notes)]
+        if prediction.thoughts is not None:
+            said = zip(extras, texts_of(self.network, prediction.thoughts), strict=True)
+            extras = [each | {"text": text} for each, text in said]
         if self.corrector is not None:
             latents = self.latents(batch, prediction).cpu().numpy()
             extras = [each | {LATENT: latent} for each, latent in zip(extras, latents, strict=True)]
@@ -225,8 +244,8 @@ class VLAPolicy:
         if any(is_question(task) for task in window.text_tasks):
             asked = [is_question(task) for task in window.text_tasks]
             batch = dataclasses.replace(batch, text=questions_of(self.network.backbone, self._read(window.instructions), asked))
-        targets = {name: self._target(target, fit) for name, target in window.targets.items()}
-        places = self._target(window.query_keypoints, fit)
+        targets = {name: target_of(target, fit, self._state) for name, target in window.targets.items()}
+        places = target_of(window.query_keypoints, fit, self._state)
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
         previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
@@ -235,16 +254,6 @@ class VLAPolicy:
         extra: dict[str, Any] = {"targets": targets, "grounding_queries": queries, "captions": captions, "text_targets": words}
         extra |= {**previous_action, **goals, **depth}
         return dataclasses.replace(batch, **extra).to(self.device)
-
-    def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
-        """A label as a training target: normalized, with positions in the resized images."""
-        values, mask = label.values, label.mask
-        if label.space == "state":
-            values = self._state.forward(values)
-        if label.space == "image_points":
-            values = fit.points(values).astype(np.float32)
-            mask = mask & (np.abs(values) <= 1).all(-1)
-        return Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (values, mask)))
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
         """Write one directory; instead of an existing one so that a crash leaves either. Raises `UnwritableError` on a full disk.
@@ -347,8 +356,7 @@ class VLAPolicy:
         return {"previous_action": Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))}
 
     @property
-    def _step_s(self) -> float:
-        """Seconds between two input frames, or between two writes to the memory."""
+    def _step_s(self) -> float:  # between two input frames, or between two writes to the memory
         return self.config.stride / self._spec.rate_hz
 
     def _goals(self, goals: Sequence[np.ndarray | None], mask: np.ndarray) -> dict[str, Any]:
@@ -360,18 +368,9 @@ class VLAPolicy:
 
     def _extras(self, row: int, prediction: NetworkOutput) -> dict[str, Any]:
         """The predictions of the objectives for this row, without its actions."""
-        return {name: self._extra(value, row) for name, value in prediction.extras.items()}
 
-    def _extra(self, predicted: AuxiliaryPrediction, row: int) -> Any:
-        values = predicted.values[row]
-        if predicted.names:
-            return dict(zip(predicted.names, values.tolist(), strict=True))
-        if not values.ndim:
-            return values.item()
-        array: FloatArray = values.cpu().numpy()
-        if predicted.space == "state":
-            return self._state.inverse(array)
-        return self._fitter.points_inverse(array, self._color_cameras) if predicted.space == "image_points" else array
+        points = functools.partial(self._fitter.points_inverse, cameras=self._color_cameras)
+        return {name: extra_of(value, row, self._state, points) for name, value in prediction.extras.items()}
 
     def _batch(
         self,

@@ -319,6 +319,28 @@ class VisionLanguageModel(Modular):
                 break
         return said
 
+    def think(self, features: Features, begun: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
+        """Text after the prefix, up to its end or to `most` ids, and the features to `say` on from.
+
+        Args:
+            begun: of each row, the ids with which its text begins; the rest is the most likely.
+        """
+        prefix: Prefix = features.prefix
+        mask, cache, said = prefix.mask, prefix.cache, [list[int]() for _ in begun]
+        token, live = torch.full((len(mask),), self.tokenizer.end, device=mask.device), mask.new_ones(len(mask))
+        for step in range(most):
+            position, mask = mask.sum(1), torch.cat([mask, live[:, None]], 1)  # a row whose text has ended says nothing more
+            out = self.trunk(self.trunk.embed(token[:, None]), mask.unsqueeze(1), position[:, None], cache)
+            token, cache = self.trunk.logits(out.hidden[:, -1:])[:, 0].argmax(-1), out.cache
+            for row in torch.nonzero(live)[:, 0].tolist():
+                if step < len(begun[row]):
+                    token[row] = begun[row][step]
+                said[row].append(int(token[row]))
+            live = live & (token != self.tokenizer.end)
+            if not live.any():
+                break
+        return dataclasses.replace(features, prefix=dataclasses.replace(prefix, mask=mask, cache=cache)), said
+
     def _shifted(self, suffix: Suffix) -> Tensor:
         """The ids (b, l) from which those of the suffix are said: what ends the prefix, then each before the last."""
         first = torch.full_like(suffix.ids[:, :1], self.tokenizer.end)
