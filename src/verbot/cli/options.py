@@ -161,7 +161,7 @@ class ThinkingOptions:
 
     Args:
         think: the part that is said first, or all; those after it follow. Without it the policy says none.
-        think_from: number of a test scene: the policy is given the expert's plans of the scenes from there on, in place of its own.
+        think_from: number of a test scene: the policy gets the expert's plans of the scenes from there on, in place of its own.
     """
 
     think: Literal["all", "task", "plan", "subtask", "move", "gripper", "objects"] | None = None
