@@ -27,17 +27,17 @@ def speaking(objective: float = 1.0, **prompt) -> VLAPolicy:
     return VLAPolicy.create(config, SPEC, statistics(), [*QUESTIONS, *QUESTIONS.values()])
 
 
-def windows(questions, kind="question"):
+def windows(asked, kind="question"):
     """A training batch of these questions about random images."""
-    count, shown = len(questions), [observation(i) for i in range(len(questions))]
-    tasks = [TextTask(text, answer, kind, i) for i, (text, answer) in enumerate(questions.items())]
+    count, shown = len(asked), [observation(i) for i in range(len(asked))]
+    tasks = [TextTask(text, answer, kind, i) for i, (text, answer) in enumerate(asked.items())]
     batch = window(count)
     batch.images, batch.state = (
         np.stack([[list(each.images.values())] for each in shown]),
         np.stack([each.state[None] for each in shown]),
     )
     batch.actions, batch.actions_mask = batch.actions[:, :2], np.zeros((count, 2), bool)
-    batch.instructions, batch.text_tasks = list(questions), tasks
+    batch.instructions, batch.text_tasks = list(asked), tasks
     return batch
 
 
@@ -60,7 +60,7 @@ def test_it_answers_what_it_was_trained_to_answer():
 
 
 def test_a_question_is_not_asked_as_an_instruction():
-    policy = speaking(template="what action should the robot take to {instruction}?", questions="Q: {question} A:")
+    policy = speaking(template="what action should the robot take to {instruction}?", question_template="Q: {question} A:")
     tokenizer = policy.network.backbone.tokenizer
     for kind, expected in (("question", "Q: is it red? A:"), ("reasoning", "what action should the robot take to is it red??")):
         ids, mask = (x[0] for x in dataclasses.astuple(policy.collate(windows({"is it red?": "no"}, kind)).text)[:2])
@@ -102,7 +102,7 @@ def test_who_has_no_words_says_so():
         speaking().answer([observation()], ["is it red?", "is it blue?"])
 
 
-@pytest.mark.parametrize("options", [{"questions": "no place"}, {"template": "no place"}, {"readers": -1}])
+@pytest.mark.parametrize("options", [{"question_template": "no place"}, {"template": "no place"}, {"readers": -1}])
 def test_prompts_that_make_no_sense_are_refused(options):
     with pytest.raises(ConfigError):
         speaking(**options)

@@ -18,7 +18,7 @@ from verbot.models.registries import Objective
 from verbot.policy.policy import VLAPolicy
 from verbot.rollout.results import Job, ResultsJournal, read_results
 from verbot.rollout.vector import EpisodeSlot
-from verbot.spec import MALFORMED, ActionChunk, Component
+from verbot.spec import MALFORMED_ANSWER, ActionChunk, Component
 
 pytest.importorskip("tokenizers")
 TRUNK = {"name": "tiny", "options": {"width": 16, "layers": 1, "heads": 2, "key_heads": 1, "tokens": 300, "reserved": 500}}
@@ -40,11 +40,11 @@ def test_what_means_no_actions_holds_the_robot():
     kept, policy.network.backbone.say = policy.network.backbone.say, lambda *_: said
     seen = [observation(0), observation(1)]
     for chunk, one in zip(policy.predict(seen), seen, strict=True):
-        assert chunk.extras[MALFORMED] is True and (chunk.values[:, :3] == 0).all()
+        assert chunk.extras[MALFORMED_ANSWER] is True and (chunk.values[:, :3] == 0).all()
         assert chunk.values[:, 3] == pytest.approx(np.clip(one.state[3], 0, 1)), "the gripper as it was measured"
     policy.network.backbone.say = kept
     policy.network.head.decoding = "well_formed"
-    assert all(MALFORMED not in chunk.extras for chunk in policy.predict(seen))
+    assert all(MALFORMED_ANSWER not in chunk.extras for chunk in policy.predict(seen))
 
 
 def test_a_robot_without_a_hold_is_not_sent_anything():
@@ -66,7 +66,7 @@ def test_a_gripper_has_its_known_range():
 def test_agents_hold_with_the_gripper_as_commanded(make):
     chunks = [
         ActionChunk(np.full((2, 4), 0.04, np.float32), 0.0),
-        ActionChunk(np.float32([[0, 0, 0, 0.9]] * 2), 0.1, {MALFORMED: True}),
+        ActionChunk(np.float32([[0, 0, 0, 0.9]] * 2), 0.1, {MALFORMED_ANSWER: True}),
     ]
     answers = iter(chunks)
     agent = make(SimpleNamespace(spec=SPEC, predict=lambda _: [next(answers)]))
@@ -80,7 +80,7 @@ def test_an_evaluation_counts_them(tmp_path):
     policy = SimpleNamespace(spec=SPEC)
     episode = SimpleNamespace(info={"success": False}, steps=0)
     slot = EpisodeSlot(Job("policy", EpisodeRequest("pick")), episode, ChunkAgent(policy))
-    for extras in ({}, {MALFORMED: True}, {MALFORMED: True}):
+    for extras in ({}, {MALFORMED_ANSWER: True}, {MALFORMED_ANSWER: True}):
         slot.answer(ActionChunk(np.zeros((1, 4), np.float32), 0.0, extras))
     found = slot.result("failure")
     assert found.malformed == 2

@@ -311,12 +311,12 @@ def test_rt2_reads_pictures_in_its_sentence_and_says_actions_and_text_with_one_t
     trunk, tokenizer = backbone.trunk, backbone.tokenizer
     assert head.words.tolist() == tokenizer.reserved(256), "words that no text uses"
     tasks = [TextTask(TEXTS[0], "red cube", "question", 0), *[None] * (len(batch.state) - 1)]
-    taught = dataclasses.replace(batch, text_targets=text_targets(backbone, tasks))
-    losses = learned(network, taught)
+    trained_on = dataclasses.replace(batch, text_targets=text_targets(backbone, tasks))
+    losses = learned(network, trained_on)
     assert {"action", "keypoints", "text"} <= set(losses)
     assert all_reached(backbone.fusion.projectors) and all_reached(trunk) and all_reached(backbone.language.readers)
     network.zero_grad(set_to_none=True)
-    network.train().losses(taught)["text"].backward()
+    network.train().losses(trained_on)["text"].backward()
     assert reached(backbone.fusion.projectors["objects"]) and reached(trunk), "an answer reads the objects"
     network.eval()
     with torch.no_grad():

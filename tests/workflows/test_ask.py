@@ -29,13 +29,13 @@ class Parrot:
     def predict(self, observations):
         raise AssertionError("nobody asked it to act")
 
-    def answer(self, observations, questions, knows_state=True):
+    def answer(self, observations, asked, knows_state=True):
         for observation in observations:
             shown = {name: observation.images[name] for name in observation.images}
             assert all(image.shape == (64, 64, 3) and image.dtype == np.uint8 for image in shown.values())
-        self.asked, self.shown = [*self.asked, *questions], [*self.shown, *observations]
+        self.asked, self.shown = [*self.asked, *asked], [*self.shown, *observations]
         self.knows_state.append(knows_state)
-        return [self.said] * len(questions)
+        return [self.said] * len(asked)
 
 
 @pytest.fixture(scope="module")

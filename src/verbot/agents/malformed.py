@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from verbot.spec import MALFORMED, ActionChunk, FloatArray, RobotSpec
+from verbot.spec import MALFORMED_ANSWER, ActionChunk, FloatArray, RobotSpec
 
 
 def is_malformed(chunk: ActionChunk) -> bool:
     """Whether the answer that this chunk stands for meant no actions."""
-    return bool(chunk.extras.get(MALFORMED))
+    return bool(chunk.extras.get(MALFORMED_ANSWER))
 
 
 def keeping_gripper(values: FloatArray, spec: RobotSpec, last: FloatArray | None) -> FloatArray:

@@ -63,7 +63,7 @@ class ContinuingPolicy(Policy, Protocol):
 class AnsweringPolicy(Policy, Protocol):
     """A policy that may answer questions in words."""
 
-    def answer(self, observations: Sequence[Observation], questions: Sequence[str]) -> list[str]:
+    def answer(self, observations: Sequence[Observation], asked: Sequence[str]) -> list[str]:
         """One answer for each observation and question. Raises `PolicyError` for a policy that has no words."""
         ...
 

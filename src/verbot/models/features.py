@@ -130,14 +130,14 @@ class NetworkOutput:
     """The output of a network: `actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the
     next batch of the same rows, None for a network without memory; `fused`, the tokens that the head read; `are_valid` (b,) bool,
     whether what a head said means a chunk, where others are 0; None for a head that always gives one;
-    `thoughts`, the ids of the text before the actions of each row."""
+    `reasoning`, the ids of the text before the actions of each row."""
 
     actions: Tensor
     extras: Mapping[str, AuxiliaryPrediction] = field(default_factory=dict)
     memory: MemoryState | None = None
     fused: TokenGroup | None = None
     are_valid: Tensor | None = None
-    thoughts: tuple[tuple[int, ...], ...] | None = None
+    reasoning: tuple[tuple[int, ...], ...] | None = None
 
 
 class Backbone(nn.Module, ABC):

@@ -93,7 +93,7 @@ class VLANetwork(FlatNames):
         batch: Batch,
         generator: torch.Generator | None = None,
         seeds: Sequence[int | None] | None = None,
-        begun: Sequence[Sequence[int]] | None = None,
+        forced: Sequence[Sequence[int]] | None = None,
     ) -> NetworkOutput:
         """The next actions and the predictions of the objectives. The actions are random if the head was never trained.
 
@@ -101,7 +101,7 @@ class VLANetwork(FlatNames):
 
         Args:
             seeds: one per row; actions of a row with a seed are drawn from the distribution of the head.
-            begun: ids with which the text of each row begins that a backbone with a language trunk says before the actions;
+            forced: ids with which the text of each row begins that a backbone with a language trunk says before the actions;
                 None says no text.
 
         Raises `ConfigError` for seeds with a head that has no distribution.
@@ -109,13 +109,13 @@ class VLANetwork(FlatNames):
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
-        thoughts: list[list[int]] | None = None
-        if begun is not None:
+        reasoning: list[list[int]] | None = None
+        if forced is not None:
             assert isinstance(self.backbone, SpeakingBackbone)
-            features, thoughts = self.backbone.think(features, begun, MOST_THOUGHTS)
+            features, reasoning = self.backbone.think(features, forced, MOST_THOUGHTS)
         actions, are_valid = self._actions(features, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
-        return NetworkOutput(actions, extras, memory, features.fused, are_valid, thoughts and tuple(map(tuple, thoughts)))
+        return NetworkOutput(actions, extras, memory, features.fused, are_valid, reasoning and tuple(map(tuple, reasoning)))
 
     def _suffix(self, batch: Batch) -> Suffix | None:
         """What the backbone is trained to say."""

@@ -57,8 +57,8 @@ class SpeakingBackbone(Protocol):
         """At most `most` ids (b, i) after the prefix of `features`, each chosen from logits (b, v) and the ids before it."""
         ...
 
-    def think(self, features: Features, begun: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
-        """Text after the prefix, each row begun with these ids, and the features to `say` on from."""
+    def think(self, features: Features, forced: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
+        """Text after the prefix, each row forced with these ids, and the features to `say` on from."""
         ...
 
 

@@ -16,7 +16,7 @@ from verbot.models.tokens import Batch, TextBatch
 MOST = 48  # tokens of an answer
 
 
-def check_answers(network: VLANetwork, observations: int, questions: int) -> None:
+def check_answers(network: VLANetwork, observations: int, asked: int) -> None:
     """Raise `PolicyError` for a network that cannot say words, `DataError` unless each observation has a question."""
     if not isinstance(network.backbone, SpeakingBackbone):
         raise PolicyError(
@@ -28,15 +28,15 @@ def check_answers(network: VLANetwork, observations: int, questions: int) -> Non
             "this policy was never trained to answer: it has no objective 'text'. Train one with `verbot train rt2`, or with "
             "objectives.text=1 and data.text.question"
         )
-    if observations != questions:
-        raise DataError(f"{questions} questions for {observations} observations; expected one for each")
+    if observations != asked:
+        raise DataError(f"{asked} questions for {observations} observations; expected one for each")
 
 
-def answer(network: VLANetwork, batch: Batch, questions: Sequence[str], knows_state: bool, most: int) -> list[str]:
+def answer(network: VLANetwork, batch: Batch, asked: Sequence[str], knows_state: bool, most: int) -> list[str]:
     """The answer to each question about its row of the batch; see `VLAPolicy.answer`."""
     backbone = network.backbone
     assert isinstance(backbone, SpeakingBackbone)
-    text, device = backbone.prepare_questions(questions, [True] * len(questions)), batch.state.device
+    text, device = backbone.prepare_questions(asked, [True] * len(asked)), batch.state.device
     batch = dataclasses.replace(batch, text=TextBatch(text.values.to(device), text.mask.to(device)))
     if not knows_state:
         unknown = torch.zeros_like(batch.state), torch.zeros_like(batch.state_mask)

@@ -8,7 +8,7 @@ import numpy as np
 
 from verbot.errors import ConfigError, PolicyError, SpecError
 from verbot.models.features import NetworkOutput
-from verbot.spec import MALFORMED, FloatArray, Observation, RobotSpec
+from verbot.spec import MALFORMED_ANSWER, FloatArray, Observation, RobotSpec
 from verbot.spec.holding import HoldAction
 
 
@@ -31,4 +31,4 @@ def held(
                 f"the policy said what means no actions, and its robot cannot be held instead: {error}. A head of fast with "
                 f"decode=well_formed says only what means some"
             ) from error
-    return actions, [{MALFORMED: True} if is_malformed else {} for is_malformed in are_malformed]
+    return actions, [{MALFORMED_ANSWER: True} if is_malformed else {} for is_malformed in are_malformed]

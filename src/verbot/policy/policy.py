@@ -72,7 +72,7 @@ class VLAPolicy:
     ):
         self.network, self.statistics, self.blind = network, statistics, blind
         self.equal_texts = False  # see `verbot.policy.batch_invariance`
-        self.thoughts: Thinking | None = None  # see `thinking`
+        self.reasoning: Thinking | None = None  # see `thinking`
         self.corrector: ActionCorrector | None = None  # see `verbot.contracts.CorrectingPolicy`
         self.preprocessing = preprocessing or Preprocessing()
         self._spec = spec
@@ -146,7 +146,7 @@ class VLAPolicy:
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
         blind = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, blind=True)
-        blind.corrector, blind.thoughts = self.corrector, self.thoughts
+        blind.corrector, blind.reasoning = self.corrector, self.reasoning
         return blind
 
     def thinking(self, first: str | None = None, plans: Sequence[str] = ()) -> VLAPolicy:
@@ -159,7 +159,7 @@ class VLAPolicy:
         """
         check_thinks(self.network)
         copy = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, self.blind)
-        copy.equal_texts, copy.thoughts = self.equal_texts, Thinking(first, tuple(plans))
+        copy.equal_texts, copy.reasoning = self.equal_texts, Thinking(first, tuple(plans))
         return copy
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
@@ -187,13 +187,13 @@ class VLAPolicy:
         batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             seeds = [observation.sample_seed for observation in observations]
-            begun = None if self.thoughts is None else self.thoughts.begun(self.network, observations)
-            prediction = self.network.predict(batch, seeds=seeds if any(s is not None for s in seeds) else None, begun=begun)
+            forced = None if self.reasoning is None else self.reasoning.forced(self.network, observations)
+            prediction = self.network.predict(batch, seeds=seeds if any(s is not None for s in seeds) else None, forced=forced)
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
         actions, notes = held(self._spec, prediction, actions, observations)
         extras = [self._extras(i, prediction) | note for i, note in enumerate(notes)]
-        if prediction.thoughts is not None:
-            said = zip(extras, texts_of(self.network, prediction.thoughts), strict=True)
+        if prediction.reasoning is not None:
+            said = zip(extras, texts_of(self.network, prediction.reasoning), strict=True)
             extras = [each | {"text": text} for each, text in said]
         if self.corrector is not None:
             latents = self.latents(batch, prediction).cpu().numpy()
@@ -300,7 +300,7 @@ class VLAPolicy:
         return policy
 
     def answer(
-        self, observations: Sequence[Observation], questions: Sequence[str], knows_state: bool = True, most: int = MOST
+        self, observations: Sequence[Observation], asked: Sequence[str], knows_state: bool = True, most: int = MOST
     ) -> list[str]:
         """The answer to each question about its observation, in the policy's own words; empty if it says nothing.
 
@@ -312,12 +312,12 @@ class VLAPolicy:
 
         Raises `PolicyError` for a policy that has no words, `DataError` for another number of questions.
         """
-        check_answers(self.network, len(observations), len(questions))
-        if not questions:
+        check_answers(self.network, len(observations), len(asked))
+        if not asked:
             return []
         processed = [self.preprocess(observation, may_lack_cameras=True) for observation in observations]
         batch = self.collate_observations(observations, processed)
-        return answer(self.network, batch, self._read(questions), knows_state, most)
+        return answer(self.network, batch, self._read(asked), knows_state, most)
 
     def preprocess(self, observation: Observation, may_lack_cameras: bool = False) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""

@@ -1,4 +1,4 @@
-"""Reasoning at run time: which text a policy says before it acts, and thoughts that are not its own."""
+"""Reasoning at run time: which text a policy says before it acts, and reasoning that are not its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Thinking:
     def __post_init__(self) -> None:
         check_parts(() if self.first is None else (self.first,))
 
-    def begun(self, network: VLANetwork, observations: Sequence[Observation]) -> list[list[int]]:
+    def forced(self, network: VLANetwork, observations: Sequence[Observation]) -> list[list[int]]:
         """The ids with which the text for each observation begins."""
         assert isinstance(network.backbone, SpeakingBackbone)
         tokenizer = network.backbone.tokenizer

@@ -76,7 +76,7 @@ class Observation:
             raise SpecError(f"the observation has {self.committed!r} committed actions; expected 0 to {rows}, the planned ones")
 
 
-MALFORMED = "malformed"  # in the extras of a chunk: the policy's answer meant no actions, and the chunk holds the robot
+MALFORMED_ANSWER = "malformed"  # in the extras of a chunk: the policy's answer meant no actions, and the chunk holds the robot
 
 
 @dataclass(frozen=True)

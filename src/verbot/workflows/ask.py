@@ -44,7 +44,7 @@ FIRST = EpisodeRequest()
 
 
 @dataclass(frozen=True)
-class Answer:
+class JudgedAnswer:
     """What a policy answered to a question.
 
     Args:
@@ -71,7 +71,7 @@ class Exam:
     """The answers to an exam."""
 
     suite: str
-    answers: tuple[Answer, ...]
+    answers: tuple[JudgedAnswer, ...]
 
     def to_json(self) -> dict[str, Any]:
         return {"suite": self.suite, "groups": self._groups(), "answers": [each.to_json() for each in self.answers]}
@@ -93,14 +93,14 @@ class Exam:
         return {name: _scored(answers) for name, answers in groups.items() if answers}
 
 
-def _scored(answers: Sequence[Answer]) -> dict[str, Any]:
+def _scored(answers: Sequence[JudgedAnswer]) -> dict[str, Any]:
     likeliest = Counter(each.expected for each in answers).most_common(1)[0][1]
     return {**wilson(sum(bool(each.is_right) for each in answers), len(answers)).to_json(), "commonest": likeliest / len(answers)}
 
 
 def ask_scene(
     policy: str, question: str, suite: str = "tabletop-starter", request: EpisodeRequest = FIRST, seed: int = 0
-) -> Answer:
+) -> JudgedAnswer:
     """The answer to a question about the first image of a scene, beside the right one if the env knows it.
 
     Raises `PolicyError` for a policy without words.
@@ -112,7 +112,7 @@ def ask_scene(
     return _judged(question, answering.answer([observation], [question])[0], truth)
 
 
-def ask_frame(policy: str, question: str, data: Path, episode: int, frame: int) -> Answer:
+def ask_frame(policy: str, question: str, data: Path, episode: int, frame: int) -> JudgedAnswer:
     """The answer to a question about a recorded frame. Raises `DataError` if there is no such frame."""
     answering = _answering(open_policy(policy), policy)
     dataset = open_dataset(data)
@@ -129,7 +129,7 @@ def ask_frame(policy: str, question: str, data: Path, episode: int, frame: int) 
     return _judged(question, answering.answer([Observation(images, recorded.states[frame])], [question])[0], truth)
 
 
-def ask_picture(policy: str, question: str, path: Path, camera: str | None = None) -> Answer:
+def ask_picture(policy: str, question: str, path: Path, camera: str | None = None) -> JudgedAnswer:
     """The answer to a question about a picture, shown as this camera or the first; other cameras and the state are unknown.
 
     Raises `DataError` for a file that is no picture, `ConfigError` for a camera that the policy does not have.
@@ -162,12 +162,14 @@ def exam(policy: str, count: int, suite: str = "tabletop-starter", seed: int = 0
         if not isinstance(env, Surveyed):
             raise ConfigError(f"{suite} does not report its scenes, so nothing can be asked; expected a tabletop suite")
         asked = list(_questions(env, count, seed))
-    answers: list[Answer] = []
+    answers: list[JudgedAnswer] = []
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
         said = answering.answer([observation for observation, *_ in part], [question.text for _, question, _ in part])
         rows = zip(said, part, strict=True)
-        answers += [Answer(question.text, each, question.answer, question.kind, split) for each, (_, question, split) in rows]
+        answers += [
+            JudgedAnswer(question.text, each, question.answer, question.kind, split) for each, (_, question, split) in rows
+        ]
     return Exam(suite, tuple(answers))
 
 
@@ -208,10 +210,10 @@ def _answering(policy: Policy, name: str) -> Any:
     return policy
 
 
-def _judged(question: str, answer: str, truth: SceneTruth | None) -> Answer:
+def _judged(question: str, answer: str, truth: SceneTruth | None) -> JudgedAnswer:
     language = None if truth is None else scene_languages.build(truth.language)
     known = language.find(truth, question) if truth is not None and isinstance(language, JudgingLanguage) else None
-    return Answer(question, answer) if known is None else Answer(question, answer, known.answer, known.kind)
+    return JudgedAnswer(question, answer) if known is None else JudgedAnswer(question, answer, known.answer, known.kind)
 
 
 def _sized(image: UInt8Array, spec: RobotSpec, name: str) -> UInt8Array:

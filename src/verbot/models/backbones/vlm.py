@@ -34,7 +34,7 @@ class PromptConfig:
     Args:
         trunk: name and options of the language trunk (see `verbot.models.registries.trunks`).
         template: the sentence of an instruction, with ``{instruction}`` in it.
-        questions: that of a question, a fact and a request for a caption, with ``{question}`` in it.
+        question_template: that of a question, a fact and a request for a caption, with ``{question}`` in it.
         lower: instructions and questions in lower case.
         order: in which the groups stand: ``"text"`` is the sentence, and the others are kinds of tokens, such as ``"keypoints"``,
             ``"patches"`` or ``"state"``. Kinds that are not named come before the sentence.
@@ -48,7 +48,7 @@ class PromptConfig:
 
     trunk: Mapping[str, Any] = field(default_factory=lambda: {"name": "tiny"})
     template: str = PLACEHOLDER
-    questions: str = QUESTION
+    question_template: str = QUESTION
     lower: bool = True
     order: tuple[str, ...] = (TEXT,)
     causal: bool = False
@@ -57,7 +57,10 @@ class PromptConfig:
     readers: int = 0
 
     def __post_init__(self) -> None:
-        for name, text, place in (("template", self.template, PLACEHOLDER), ("questions", self.questions, QUESTION)):
+        for name, text, place in (
+            ("template", self.template, PLACEHOLDER),
+            ("question_template", self.question_template, QUESTION),
+        ):
             if text.count(place) != 1:
                 raise ConfigError(f"{name} of a prompt is {text!r:.120}; expected a sentence with {place} in it once")
         if self.order.count(TEXT) != 1 or len(set(self.order)) != len(self.order):
@@ -76,7 +79,7 @@ class PromptConfig:
         return Part(**self.trunk)
 
     def sentence(self, text: str, is_question: bool = False) -> str:
-        template, place = (self.questions, QUESTION) if is_question else (self.template, PLACEHOLDER)
+        template, place = (self.question_template, QUESTION) if is_question else (self.template, PLACEHOLDER)
         return template.replace(place, text.lower() if self.lower else text)
 
 
@@ -229,7 +232,7 @@ class VisionLanguageModel(Modular):
     def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
         """Build the vocabulary of a trunk that needs one, and load the checkpoint of the vision encoder if it has one."""
         options = dict(config.backbone.options)
-        names = ("trunk", "template", "questions", "lower")
+        names = ("trunk", "template", "question_template", "lower")
         prompt = PromptConfig(**{name: options[name] for name in names if name in options})
         kind, part = trunks.get(prompt.part.name), prompt.part
         if isinstance(kind, FitsInstructions):
@@ -319,22 +322,22 @@ class VisionLanguageModel(Modular):
                 break
         return said
 
-    def think(self, features: Features, begun: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
+    def think(self, features: Features, forced: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
         """Text after the prefix, up to its end or to `most` ids, and the features to `say` on from.
 
         Args:
-            begun: of each row, the ids with which its text begins; the rest is the most likely.
+            forced: of each row, the ids with which its text begins; the rest is the most likely.
         """
         prefix: Prefix = features.prefix
-        mask, cache, said = prefix.mask, prefix.cache, [list[int]() for _ in begun]
+        mask, cache, said = prefix.mask, prefix.cache, [list[int]() for _ in forced]
         token, live = torch.full((len(mask),), self.tokenizer.end, device=mask.device), mask.new_ones(len(mask))
         for step in range(most):
             position, mask = mask.sum(1), torch.cat([mask, live[:, None]], 1)  # a row whose text has ended says nothing more
             out = self.trunk(self.trunk.embed(token[:, None]), mask.unsqueeze(1), position[:, None], cache)
             token, cache = self.trunk.logits(out.hidden[:, -1:])[:, 0].argmax(-1), out.cache
             for row in torch.nonzero(live)[:, 0].tolist():
-                if step < len(begun[row]):
-                    token[row] = begun[row][step]
+                if step < len(forced[row]):
+                    token[row] = forced[row][step]
                 said[row].append(int(token[row]))
             live = live & (token != self.tokenizer.end)
             if not live.any():
