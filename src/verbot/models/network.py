@@ -109,13 +109,14 @@ class VLANetwork(FlatNames):
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
-        reasoning: list[list[int]] | None = None
+        reasoning: tuple[tuple[int, ...], ...] | None = None
         if forced is not None:
             assert isinstance(self.backbone, SpeakingBackbone)
-            features, reasoning = self.backbone.think(features, forced, MOST_THOUGHTS)
+            features, said = self.backbone.think(features, forced, MOST_THOUGHTS)
+            reasoning = tuple(map(tuple, said))
         actions, are_valid = self._actions(features, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
-        return NetworkOutput(actions, extras, memory, features.fused, are_valid, reasoning and tuple(map(tuple, reasoning)))
+        return NetworkOutput(actions, extras, memory, features.fused, are_valid, reasoning)
 
     def _suffix(self, batch: Batch) -> Suffix | None:
         """What the backbone is trained to say."""
