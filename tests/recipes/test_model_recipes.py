@@ -45,7 +45,7 @@ PALIGEMMA_TABLE = 257_152 * 2048  # the words of PaliGemma, which `pi0-paper` ha
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipes") / "demonstrations"
-    collect("tabletop-starter", path, 4, workers=1)
+    collect("tabletop-starter", path, 4, workers=1, truth=True)
     return str(path)
 
 
