@@ -49,7 +49,7 @@ NOT_HERE = {
     r"wss?://": "a server",
     r"verbot serve": "a server, which ends with a signal",
 }
-CAPS = {"--episodes": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2, "--seconds": 1}
+CAPS = {"--episodes": 4, "--exam": 4, "--scenes": 2, "--samples": 64, "--limit": 1, "--captions": 2, "--seconds": 1}
 IMITATION = ("batch_size=16", "parallelism.processes=1", "validation.batches=1", "logging.checkpoint_every=1000")
 REINFORCEMENT = ("env.num_envs=2", "ppo.num_steps=8", "ppo.batch_size=16", "ppo.epochs=1", "parallelism.workers=1")
 

@@ -11,6 +11,7 @@ from networks import SPEC, draw_batch
 
 from verbot.contracts import TextTask
 from verbot.errors import ConfigError
+from verbot.models.backbones import vlm
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.registries import Objective, Part
 from verbot.models.speaking import text_targets
@@ -180,7 +181,7 @@ def test_it_learns_which_sentence_means_which_action() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"template": "do it"}, "needs {instruction} once"),
+        ({"template": "do it"}, "expected a sentence with {instruction} in it once"),
         ({"trunk": {"options": {}}}, "expected a name, and options"),
         ({"trunk": "tiny"}, "expected a name, and options"),
         ({"order": ["text", "clouds"]}, "names clouds; this network has"),
@@ -195,3 +196,33 @@ def test_a_prompt_that_cannot_be_is_refused(change: dict[str, Any], message: str
 def test_a_head_that_speaks_needs_a_backbone_with_words() -> None:
     with pytest.raises(ConfigError, match="use the backbone 'vlm'"):
         VLANetwork(NetworkConfig(head=HEAD, width=16).fit(TEXTS), SPEC)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_short_answers_beside_long_ones_are_read_as_in_one_pass(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network(causal=causal, readouts=0)
+    batch = batch_for(made, TEXTS)
+    tasks = [TextTask("it", "yes", "question"), None, TextTask("it", "put " * 20, "caption")]
+    said = Suffix.joined([text_targets(made.backbone, tasks), made.head.suffix(batch)])
+    calls, trunk = list[int](), made.backbone.trunk.forward
+
+    def counted(x: torch.Tensor, *others: Any) -> Any:
+        calls.append(x.shape[0] * x.shape[1])
+        return trunk(x, *others)
+
+    monkeypatch.setattr(made.backbone.trunk, "forward", counted)
+    with torch.no_grad():
+        apart = made.backbone(batch, {}, said)
+        monkeypatch.setattr(vlm, "SHORT", -1.0)
+        together = made.backbone(batch, {}, said)
+    assert sum(calls[:2]) < 0.8 * calls[2] and len(calls) == 3
+    torch.testing.assert_close(apart.spoken.hidden[said.mask], together.spoken.hidden[said.mask], rtol=0, atol=1e-5)
+    mask = apart.fused.mask
+    torch.testing.assert_close(apart.fused.tokens[mask], together.fused.tokens[mask], rtol=0, atol=1e-5)
+    for ours, theirs in zip(apart.fused.layers or (), together.fused.layers or (), strict=True):
+        torch.testing.assert_close(ours[mask], theirs[mask], rtol=0, atol=1e-5)
+    for chosen in (said.is_action, ~said.is_action, torch.zeros_like(said.mask)):
+        logits, weight = together.spoken.output(together.spoken.hidden), (chosen & said.mask).float()
+        entropy = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said.ids, reduction="none")
+        expected = (entropy * weight).sum() / weight.sum().clamp(min=1)
+        torch.testing.assert_close(together.spoken.losses(chosen)[0], expected, rtol=0, atol=1e-5)

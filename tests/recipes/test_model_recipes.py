@@ -30,7 +30,7 @@ from verbot.training import DaggerConfig, read_log, train_policy
 
 TINY = (
     "act", "clip-clip", "film-policy", "goal-conditioned", "memory-vla", "multi-task", "octo", "oft", "pi0", "pi0-lm",
-    "resnet-bert", "rt1", "vit-vla",
+    "resnet-bert", "rt1", "rt2", "vit-vla",
 )  # fmt: skip
 # Published parameters, and what of them may be missing or too many; each recipe says why.
 PAPERS = {
@@ -45,7 +45,7 @@ PALIGEMMA_TABLE = 257_152 * 2048  # the words of PaliGemma, which `pi0-paper` ha
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipes") / "demonstrations"
-    collect("tabletop-starter", path, 4, workers=1)
+    collect("tabletop-starter", path, 4, workers=1, truth=True)
     return str(path)
 
 

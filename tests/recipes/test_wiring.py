@@ -22,9 +22,11 @@ from model_networks import (
 )
 
 from verbot.agents import EnsembleAgent
+from verbot.contracts import TextTask
 from verbot.evaluation.protocol.run import _agents
 from verbot.models.layers.attention_maps import watch_attention, watch_groups
 from verbot.models.layers.transformer import observation_groups, text_groups
+from verbot.models.speaking import text_targets
 from verbot.recipes.config import resolve
 
 LEFT, RIGHT = "push the green ball to the left", "pick up the red cube"
@@ -334,3 +336,35 @@ def test_tiny_is_the_default_network():
     assert learned(network, batch)["loss"].isfinite()
     left, right = (fused(network, with_sentences(batch, network, said)) for said in (TEXTS[0], TEXTS[1]))
     assert differs(left, right)
+
+
+# A language model that says its actions
+
+
+def test_rt2_reads_pictures_in_its_sentence_and_says_actions_and_text_with_one_trunk():
+    """Kills: rt2 without objects or state in its prefix, without words of its own, without text or keypoints in its loss; a
+    sentence without order for its vision."""
+    run = resolve("rt2")
+    network, batch = ready("rt2")
+    backbone, head = network.backbone, network.head
+    assert set(backbone.fusion.projectors) == {"keypoints", "objects", "state"}
+    trunk, tokenizer = backbone.trunk, backbone.tokenizer
+    assert head.words.tolist() == tokenizer.reserved(256), "words that no text uses"
+    tasks = [TextTask(TEXTS[0], "red cube", "question", 0), *[None] * (len(batch.state) - 1)]
+    trained_on = dataclasses.replace(batch, text_targets=text_targets(backbone, tasks))
+    losses = learned(network, trained_on)
+    assert {"action", "keypoints", "text"} <= set(losses)
+    assert all_reached(backbone.fusion.projectors) and all_reached(trunk) and all_reached(backbone.language.readers)
+    network.zero_grad(set_to_none=True)
+    network.train().losses(trained_on)["text"].backward()
+    assert reached(backbone.fusion.projectors["objects"]) and reached(trunk), "an answer reads the objects"
+    network.eval()
+    with torch.no_grad():
+        seen = network.predict(batch).actions
+        said = network(batch).fused.tokens
+        for kind in ("keypoints", "objects", "state"):
+            with zeroed(*backbone.fusion.projectors[kind].parameters()):
+                assert differs(said, network(batch).fused.tokens), kind
+    assert seen.shape == (4, 2, network.sizes.action_size)
+    assert run.collection.truth and run.training.data.text.parts == ("plan", "subtask", "move")
+    assert run.training.data.text.question > 0 and run.training.data.text.reasoning > 0

@@ -8,10 +8,11 @@ from verbot.agents.ensembling import EnsembleAgent
 from verbot.agents.grounding_monitor import GroundingMonitor, Misalignment
 from verbot.agents.guard import Guard, GuardedAgent
 from verbot.agents.guard_events import GuardConfig, GuardEvent, GuardResult
-from verbot.agents.holding import HoldAction, HoldAgent
+from verbot.agents.holding import HoldAgent
 from verbot.agents.overlapping import OverlappingAgent
 from verbot.agents.real_time import RealTimeAgent
 from verbot.agents.sampling import SamplingAgent
+from verbot.spec.holding import HoldAction
 
 __all__ = [
     "GroundingMonitor",

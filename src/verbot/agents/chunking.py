@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from verbot.agents.malformed import is_malformed, keeping_gripper
 from verbot.agents.policy_memory import PolicyMemory
 from verbot.agents.timing import DatedQueries, TimedChunk, late
 from verbot.contracts import Policy
@@ -31,11 +32,13 @@ class ChunkAgent:
         self.policy = policy
         self._execute = execute
         self._chunk: TimedChunk | None = None
+        self._last: FloatArray | None = None
         self._memory = PolicyMemory(across_episodes)
         self._queries = DatedQueries(self._memory)
 
     def reset(self, instruction: str) -> None:
         self.interrupt()
+        self._last = None
         self._memory.reset(instruction)
 
     def interrupt(self) -> None:
@@ -54,7 +57,8 @@ class ChunkAgent:
                 f"the policy predicts {len(timed.values)} actions at a time, but execute is {self._execute}; "
                 f"choose execute between 1 and {len(timed.values)}"
             )
-        self._chunk = dataclasses.replace(timed, values=timed.values[: self._execute])
+        held = keeping_gripper(timed.values, self.policy.spec, self._last) if is_malformed(chunk) else timed.values
+        self._chunk = dataclasses.replace(timed, values=held[: self._execute])
 
     def act(self, observation: Observation) -> FloatArray:
         query = self.next_query(observation)
@@ -65,4 +69,5 @@ class ChunkAgent:
         action = self._chunk.take(observation.time_s)
         if action is None:
             raise late(self._chunk, observation.time_s)
+        self._last = action
         return action

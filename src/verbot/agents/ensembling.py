@@ -5,9 +5,12 @@ Source: Zhao et al., "Learning Fine-Grained Bimanual Manipulation with Low-Cost 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
+from verbot.agents.malformed import is_malformed, keeping_gripper
 from verbot.agents.policy_memory import PolicyMemory
 from verbot.agents.timing import DatedQueries, TimedChunk, late
 from verbot.contracts import Policy
@@ -37,11 +40,13 @@ class EnsembleAgent:
         self._decay = decay
         self._chunks: list[TimedChunk] = []  # oldest first
         self._current = False
+        self._last: FloatArray | None = None
         self._memory = PolicyMemory(across_episodes)
         self._queries = DatedQueries(self._memory)
 
     def reset(self, instruction: str) -> None:
         self.interrupt()
+        self._last = None
         self._memory.reset(instruction)
 
     def interrupt(self) -> None:
@@ -54,7 +59,11 @@ class EnsembleAgent:
         return self._queries.ask(observation)
 
     def receive(self, chunk: ActionChunk) -> None:
-        self._chunks.append(self._queries.receive(chunk, self.policy.spec))
+        timed = self._queries.receive(chunk, self.policy.spec)
+        if is_malformed(chunk):  # a hold is not averaged with what was to be done
+            held = keeping_gripper(timed.values[:1], self.policy.spec, self._last)
+            self._chunks, timed = [], dataclasses.replace(timed, values=held)
+        self._chunks.append(timed)
         self._current = True
 
     def act(self, observation: Observation) -> FloatArray:
@@ -69,7 +78,8 @@ class EnsembleAgent:
             raise late(latest, now_s)
         rows = [row for chunk in self._chunks if (row := chunk.take(now_s)) is not None]
         action = ensemble_weights(len(rows), self._decay) @ np.stack(rows)
-        return action.astype(np.float32)
+        self._last = action.astype(np.float32)
+        return self._last
 
 
 def ensemble_weights(count: int, decay: float) -> npt.NDArray[np.float64]:

@@ -13,11 +13,12 @@ from verbot.agents.guard_events import HOLDING, SEVERE, GuardConfig, GuardEvent,
 from verbot.agents.guard_motion import MotionLimiter
 from verbot.agents.guard_rotation import TurnLimiter
 from verbot.agents.guard_table import axis_table, chain_boxes, check_covered
-from verbot.agents.holding import HoldAction, HoldAgent
+from verbot.agents.holding import HoldAgent
 from verbot.agents.interrupting import executed
 from verbot.contracts import Agent, InterruptibleAgent
 from verbot.errors import ConfigError, RobotError
 from verbot.spec import Float64Array, FloatArray, Observation, RobotSpec
+from verbot.spec.holding import HoldAction
 
 Clock = Callable[[], float]  # seconds, monotonic
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verbot.agents.holding import RATES, TARGETS, measured_slice
 from verbot.agents.kinematics import ForwardKinematics
 from verbot.errors import ConfigError
 from verbot.spec import BASE, BoolArray, Component, EndEffector, Float64Array, Int64Array, MotionLimits, RobotSpec, Workspace
+from verbot.spec.holding import RATES, TARGETS, measured_slice
 
 NONE = 1e9  # stands for no limit; finite, so that arithmetic stays free of NaN
 DELTAS = frozenset({"position_delta", "rotation_delta"})

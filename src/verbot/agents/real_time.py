@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from verbot.agents.holding import HoldAction
 from verbot.agents.policy_memory import PolicyMemory
 from verbot.agents.timing import DatedQueries, TimedChunk
 from verbot.contracts import Policy, continuation_of, corrector_of
 from verbot.errors import ConfigError, PolicyError
 from verbot.ranges import COUNT, COUNT_OR_NONE
 from verbot.spec import ActionChunk, FloatArray, Observation, RobotSpec
+from verbot.spec.holding import HoldAction
 
 METHODS = ("naive", "hold", "aligned", "blend", "anchored", "corrected", "guided", "trained", "ahead")
 CONTINUED = ("guided", "trained", "ahead")  # methods by which the policy itself continues the actions of the chunk before

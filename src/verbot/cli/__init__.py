@@ -15,6 +15,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any
 
+from verbot.cli.ask import ask_command
 from verbot.cli.checks import PATH_ERRORS, RESULT_FOLDERS, check_options, described
 from verbot.cli.collect import collect_command, data_annotate_command, teleop_command
 from verbot.cli.console import console_command
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare_command,
     "robustness": robustness_command,
     "watch": watch_command,
+    "ask": ask_command,
     "run": run_command,
     "explain": explain_command,
     "optimize": optimize_command,

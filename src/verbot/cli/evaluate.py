@@ -56,6 +56,7 @@ def evaluate_command(
     refuse("it concerns a randomization axis, give an --axis too", strength=condition.strength and not condition.axis)
     if policy in POLICY_FREE_AGENTS:
         given = {"execute": acting.execute != 1, "sample": acting.sample, "device": acting.device != "cpu", **acting.of_answers()}
+        given |= {"think": acting.think, "think_from": acting.think_from is not None}
         refuse(f"{policy} is not a policy", **given, align=condition.align)
     axes = _axes(policy) if condition.axis == "all" else [condition.axis] if condition.axis else []
     summary = run(
@@ -63,7 +64,8 @@ def evaluate_command(
         mode=condition.instruction_mode, templates=_templates(condition.paraphrases),
         axes=dict.fromkeys(axes, int(condition.strength or 2)), align=_channel_medians(condition.align), execute=acting.execute,
         sample=acting.sample, baselines=baselines, videos=videos, workers=machines.workers, cluster=machines.cluster,
-        options={"cameras": acting.cameras} if acting.cameras else {}, **acting.of_answers(),
+        options={"cameras": acting.cameras} if acting.cameras else {}, think=acting.think, think_from=acting.think_from,
+        **acting.of_answers(),
     )  # fmt: skip
     show(summary)
     print(out / "report.html")

@@ -137,6 +137,8 @@ class ActingOptions:
         delay_jitter: each answer takes so many steps more or less, at most the delay.
         drop: share of answers that are lost, 0 to 1.
         delay_estimate: control steps that the agent expects an answer to take; otherwise it measures them.
+        think: the part of its reasoning that the policy says first before each action, or all; those after it follow.
+        think_from: number of a test scene: the policy gets the expert's plans of the scenes from there on, in place of its own.
     """
 
     execute: int = 1
@@ -148,6 +150,8 @@ class ActingOptions:
     delay_jitter: int = 0
     drop: float = 0.0
     delay_estimate: int | None = None
+    think: Literal["all", "task", "plan", "subtask", "move", "gripper", "objects"] | None = None
+    think_from: int | None = None
 
     def of_answers(self) -> dict[str, Any]:
         """How late the policy's answers are, and what the robot does meanwhile: fields of `EvaluationConfig`."""

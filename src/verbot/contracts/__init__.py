@@ -26,6 +26,7 @@ from verbot.contracts.envs import (
 )
 from verbot.contracts.episodes import EpisodeSource, EpisodeView
 from verbot.contracts.policies import (
+    AnsweringPolicy,
     ContinuingPolicy,
     CorrectingPolicy,
     Corrector,
@@ -38,11 +39,12 @@ from verbot.contracts.policies import (
 )
 from verbot.contracts.reasoning import Reasoning
 from verbot.contracts.robots import AgingRobot, Calibrated, InstructedRobot, LeaderArm, Robot
-from verbot.contracts.scenes import ObjectTruth, Question, SceneLanguage, SceneTruth, Surveyed, TextTask
+from verbot.contracts.scenes import JudgingLanguage, ObjectTruth, Question, SceneLanguage, SceneTruth, Surveyed, TextTask
 
 __all__ = [
     "Agent",
     "AgingRobot",
+    "AnsweringPolicy",
     "Calibrated",
     "ChunkedAgent",
     "Compositional",
@@ -64,6 +66,7 @@ __all__ = [
     "HoldingAgent",
     "InformedAgent",
     "InterruptibleAgent",
+    "JudgingLanguage",
     "LeaderArm",
     "Leveled",
     "Narrator",

@@ -59,6 +59,15 @@ class ContinuingPolicy(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class AnsweringPolicy(Policy, Protocol):
+    """A policy that may answer questions in words."""
+
+    def answer(self, observations: Sequence[Observation], asked: Sequence[str]) -> list[str]:
+        """One answer for each observation and question. Raises `PolicyError` for a policy that has no words."""
+        ...
+
+
 class Corrector(Protocol):
     """Corrects a late chunk row by row (Sendai et al. 2025); fast enough to run at every control step."""
 

@@ -167,6 +167,15 @@ class SceneLanguage(Protocol):
 
 
 @runtime_checkable
+class JudgingLanguage(Protocol):
+    """A `SceneLanguage` that also answers questions of other people, as far as it understands them."""
+
+    def find(self, truth: SceneTruth, text: str) -> Question | None:
+        """The question `text` with its answer in this scene; None if it is not understood, or has no one clear answer there."""
+        ...
+
+
+@runtime_checkable
 class Surveyed(Protocol):
     """An env that reports the truth of its present scene, which no policy sees."""
 

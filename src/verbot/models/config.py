@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from verbot.configuration import build, renamed
 from verbot.errors import ConfigError
 from verbot.models.format_1 import FIELDS, WEIGHTS, network_record
-from verbot.models.protocols import ClassifiesTasks, FitsActions, NeedsSideMultiple
+from verbot.models.protocols import ClassifiesTasks, FitsActions, KnowsRanges, NeedsSideMultiple
 from verbot.models.registries import Objective, Part, backbones, goal_encoders, heads, objectives, vision_encoders
-from verbot.spec import FloatArray, RobotSpec
+from verbot.spec import Component, FloatArray, RobotSpec
 from verbot.transforms import FITS
 
 if TYPE_CHECKING:
@@ -222,17 +222,20 @@ class NetworkConfig:
         """The same network with a head for these tasks."""
         return dataclasses.replace(self, head=Part(self.head.name, {**self.head.options, "tasks": list(names)}))
 
-    def fit(self, instructions: list[str], chunks: FloatArray | None = None) -> NetworkConfig:
+    def fit(self, instructions: list[str], chunks: FloatArray | None = None, action: tuple[Component, ...] = ()) -> NetworkConfig:
         """The same network with its parts fitted to the training data.
 
         Args:
             instructions: all of them; a language encoder builds its vocabulary from them.
             chunks: normalized action chunks (n, k, a), for a head that `learns_from_chunks`.
+            action: the components of the action, for a head that knows the ranges of some.
         """
         fitted: NetworkConfig = backbones.get(self.backbone.name).fit(self, instructions)
         if chunks is None or not self.learns_from_chunks:
             return fitted
-        return dataclasses.replace(fitted, head=Part(self.head.name, heads.get(self.head.name).fit(self.head.options, chunks)))
+        kind, options = heads.get(self.head.name), self.head.options
+        options = kind.known(options, action) if action and isinstance(kind, KnowsRanges) else options
+        return dataclasses.replace(fitted, head=Part(self.head.name, kind.fit(options, chunks)))
 
     def with_image_size(self, spec: RobotSpec) -> NetworkConfig:
         """The same network with an `image_size`, where it has none and needs one.

@@ -63,11 +63,12 @@ class Spoken:
 
     def losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (nats) of the `chosen` (b, l) ids, and the share that is the most likely; zero if there are none."""
-        weight, ids, logits = (chosen & self.suffix.mask).float(), self.suffix.ids, self.output(self.hidden).float()
-        entropy = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
-        right = (logits.detach().argmax(-1) == ids).float()
-        count = weight.sum().clamp(min=1)
-        return (entropy * weight).sum() / count, (right * weight).sum() / count
+        said = chosen & self.suffix.mask
+        ids, logits = self.suffix.ids[said], self.output(self.hidden[said]).float()  # (n,), (n, v)
+        if not len(ids):
+            return logits.sum(), logits.detach().sum()
+        right = (logits.detach().argmax(-1) == ids).float().mean()
+        return F.cross_entropy(logits, ids), right
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,16 @@ class AuxiliaryPrediction:
 @dataclass(frozen=True)
 class NetworkOutput:
     """The output of a network: `actions` (b, k, a), normalized; `extras` of the objectives by name; `memory` for the
-    next batch of the same rows, None for a network without memory; `fused`, the tokens that the head read."""
+    next batch of the same rows, None for a network without memory; `fused`, the tokens that the head read; `are_valid` (b,) bool,
+    whether what a head said means a chunk, where others are 0; None for a head that always gives one;
+    `reasoning`, the ids of the text before the actions of each row."""
 
     actions: Tensor
     extras: Mapping[str, AuxiliaryPrediction] = field(default_factory=dict)
     memory: MemoryState | None = None
     fused: TokenGroup | None = None
+    are_valid: Tensor | None = None
+    reasoning: tuple[tuple[int, ...], ...] | None = None
 
 
 class Backbone(nn.Module, ABC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -23,6 +22,8 @@ from verbot.models.weighting import UncertaintyWeighting
 from verbot.spec import RobotSpec
 
 __all__ = ["NetworkConfig", "Objective", "Part", "VLANetwork"]
+
+MOST_THOUGHTS = 128  # tokens of reasoning
 
 
 class VLANetwork(FlatNames):
@@ -105,7 +106,11 @@ class VLANetwork(FlatNames):
         return {name: torch.stack([losses[name], *(found[name] for found in every)]).mean(0) for name in every[0]}
 
     def predict(
-        self, batch: Batch, generator: torch.Generator | None = None, seeds: Sequence[int | None] | None = None
+        self,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int | None] | None = None,
+        forced: Sequence[Sequence[int]] | None = None,
     ) -> NetworkOutput:
         """The next actions and the predictions of the objectives. The actions are random if the head was never trained.
 
@@ -113,15 +118,22 @@ class VLANetwork(FlatNames):
 
         Args:
             seeds: one per row; actions of a row with a seed are drawn from the distribution of the head.
+            forced: ids with which the text of each row begins that a backbone with a language trunk says before the actions;
+                None says no text.
 
         Raises `ConfigError` for seeds with a head that has no distribution.
         """
         queries = {name: each.prediction_queries(batch) for name, each in self.objectives.items()}
         features, memory = self.backbone.prediction_features(batch, _without_none(queries))
         features = self._refined(features)
-        actions = self._actions(features, batch.planned, generator, seeds)
+        reasoning: tuple[tuple[int, ...], ...] | None = None
+        if forced is not None:
+            assert isinstance(self.backbone, SpeakingBackbone)
+            features, said = self.backbone.think(features, forced, MOST_THOUGHTS)
+            reasoning = tuple(map(tuple, said))
+        actions, are_valid = self._actions(features, batch.planned, generator, seeds)
         extras = {name: value for each in self.objectives.values() for name, value in each.predict(features).items()}
-        return NetworkOutput(actions, extras, memory, features.fused)
+        return NetworkOutput(actions, extras, memory, features.fused, are_valid, reasoning)
 
     def _suffix(self, batch: Batch) -> Suffix | None:
         """What the backbone is trained to say."""
@@ -148,26 +160,26 @@ class VLANetwork(FlatNames):
         planned: PlannedActions | None,
         generator: torch.Generator | None,
         seeds: Sequence[int | None] | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """The actions (b, k, a), and which rows are any, for a head that may say what means none."""
         head, fused = self.head, features.fused
         if isinstance(head, SpeakingHead):
             return self._said(head, features, seeds)
         if seeds is not None:
             if not isinstance(head, StochasticHead):
                 raise ConfigError(f"head {self.config.head.name!r} has no distribution to sample actions from")
-            return sampled(head, fused, seeds, planned)
+            return sampled(head, fused, seeds, planned), None
         if planned is not None and isinstance(head, ContinuingHead):
-            return head.continued(fused, planned, generator)
-        found: Tensor = head.predict(fused, generator)
-        return found
+            return head.continued(fused, planned, generator), None
+        return head.predict(fused, generator), None
 
-    def _said(self, head: SpeakingHead, features: Features, seeds: Sequence[int | None] | None) -> Tensor:
-        """The actions (b, k, a) that the backbone says, drawn in rows with a seed. No actions are NaN."""
+    def _said(self, head: SpeakingHead, features: Features, seeds: Sequence[int | None] | None) -> tuple[Tensor, Tensor]:
+        """The actions (b, k, a) that the backbone says, drawn in rows with a seed, and whether they are any; otherwise 0."""
         assert isinstance(self.backbone, SpeakingBackbone)
         generators = None if seeds is None else [None if s is None else torch.Generator().manual_seed(s) for s in seeds]
         ids = self.backbone.say(features, lambda logits, said: head.choose(logits, said, generators), head.is_over, head.longest)
         actions, are_valid = head.read(ids)
-        return actions.masked_fill(~are_valid[:, None, None], math.nan)
+        return actions.masked_fill(~are_valid[:, None, None], 0.0), are_valid
 
 
 def _without_none(queries: Mapping[str, Queries | None]) -> dict[str, Queries]:

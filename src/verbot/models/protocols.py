@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from verbot.spec import FloatArray
+from verbot.spec import Component, FloatArray
 
 if TYPE_CHECKING:  # configurations use these protocols without torch
     from torch import Tensor, nn
@@ -36,6 +36,14 @@ class FitsActions(Protocol):
 
     @staticmethod
     def fit(options: Options, chunks: FloatArray, /) -> Options: ...
+
+
+@runtime_checkable
+class KnowsRanges(Protocol):
+    """A class of heads with options that follow from the kinds of the action's components, before it is fitted."""
+
+    @staticmethod
+    def known(options: Options, action: tuple[Component, ...], /) -> Options: ...
 
 
 @runtime_checkable

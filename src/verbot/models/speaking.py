@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from verbot.contracts import TextTask
 from verbot.errors import ConfigError
-from verbot.models.tokens import Batch, Suffix
+from verbot.models.tokens import Batch, Suffix, TextBatch
 
 if TYPE_CHECKING:
     from verbot.models.features import Features
@@ -47,11 +47,29 @@ class SpeakingBackbone(Protocol):
 
     tokenizer: TextTokenizer
 
+    def prepare_questions(self, texts: Sequence[str], are_questions: Sequence[bool]) -> TextBatch:
+        """As `Backbone.prepare`, with the sentence of a question around those texts that are one."""
+        ...
+
     def say(
         self, features: Features, choose: Callable[[Tensor, Tensor], Tensor], is_over: Callable[[Tensor], bool], most: int
     ) -> Tensor:
         """At most `most` ids (b, i) after the prefix of `features`, each chosen from logits (b, v) and the ids before it."""
         ...
+
+    def think(self, features: Features, forced: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
+        """Text after the prefix, each row forced with these ids, and the features to `say` on from."""
+        ...
+
+
+def is_question(task: TextTask | None) -> bool:
+    """Whether a row of text asks something: its prompt is no instruction."""
+    return task is not None and task.kind != "reasoning"
+
+
+def questions_of(backbone: nn.Module, texts: Sequence[str], are_questions: Sequence[bool]) -> TextBatch:
+    """`texts` as input of a backbone with a language trunk. Raises `ConfigError` for another one."""
+    return _speaking(backbone).prepare_questions(texts, are_questions)
 
 
 def text_targets(backbone: nn.Module, tasks: Sequence[TextTask | None]) -> Suffix | None:
@@ -61,14 +79,18 @@ def text_targets(backbone: nn.Module, tasks: Sequence[TextTask | None]) -> Suffi
     """
     if not any(task is not None for task in tasks):
         return None
-    if not isinstance(backbone, SpeakingBackbone):
-        raise ConfigError(
-            f"the training has text (data.text.question and others), and {type(backbone).__name__} has no language trunk to say "
-            f"it; use the backbone 'vlm', or leave text out"
-        )
-    own = backbone.tokenizer
+    own = _speaking(backbone).tokenizer
     rows = [[] if task is None else [*own.encode(task.answer), own.end] for task in tasks]
     length = max(map(len, rows))
     ids = torch.tensor([[*row, *[own.pad] * (length - len(row))] for row in rows], dtype=torch.int64)
     mask = torch.arange(length) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
     return Suffix(ids, mask, torch.zeros_like(mask))
+
+
+def _speaking(backbone: nn.Module) -> SpeakingBackbone:
+    if not isinstance(backbone, SpeakingBackbone):
+        raise ConfigError(
+            f"the training has text (data.text.question and others), and {type(backbone).__name__} has no language trunk to say "
+            f"it; use the backbone 'vlm', or leave text out"
+        )
+    return backbone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,38 +18,43 @@ from verbot.errors import ConfigError, DataError, PolicyError
 from verbot.files import sha256
 from verbot.folders import write_folder
 from verbot.models.corrector import CorrectorNetwork, latent_of
-from verbot.models.features import AuxiliaryPrediction, NetworkOutput
+from verbot.models.features import NetworkOutput
 from verbot.models.lora import merged
 from verbot.models.network import NetworkConfig, VLANetwork
 from verbot.models.queries import prepare_queries
-from verbot.models.speaking import text_targets
-from verbot.models.tokens import Batch, Masked, MemoryState, TextBatch
+from verbot.models.speaking import is_question, questions_of, text_targets
+from verbot.models.tokens import Batch, Masked, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.ahead import AHEAD, later_actions, model_files, states_ahead
+from verbot.policy.answers import MOST, answer, check_answers, texts_of
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
 from verbot.policy.depth import as_masked, depth_of_windows, depth_views
+from verbot.policy.extras import extra_of, target_of
 from verbot.policy.fitting import ImageFitter
 from verbot.policy.identity import CARD, identity_of, policy_identity
 from verbot.policy.loading import WEIGHTS, stored_policy
-from verbot.policy.memory import ProcessedObservation, get_array, keep, keep_chunk, last_actions, look_back, stacked
+from verbot.policy.malformed import held
+from verbot.policy.memory import ProcessedObservation, keep_chunk, last_actions, look_back, stacked
 from verbot.policy.planned import planned_actions
+from verbot.policy.recurrence import next_memory, remembered_state
 from verbot.policy.storage import FORMAT, MANIFEST, notes_of, policy_folder, to_json
 from verbot.policy.stored import CONFIG, STATISTICS, Preprocessing, action_transform, state_transform
-from verbot.spec import ActionChunk, FloatArray, ForwardModel, Memory, Observation, RobotSpec
+from verbot.policy.thinking import Thinking, check_thinks
+from verbot.spec import ActionChunk, FloatArray, ForwardModel, Observation, RobotSpec
 from verbot.statistics import Statistics
-from verbot.transforms import FitImage
 
 if TYPE_CHECKING:
-    from verbot.data.samples.labels import MaskedArray
     from verbot.data.samples.windows import WindowBatch
 else:
     __getattr__ = former_names(__name__, Policy="VLAPolicy", load_policy="verbot.policy.opening.load_policy")
 
 
 class VLAPolicy:
-    """Implements `verbot.contracts.Policy`. Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
+    """Implements `verbot.contracts.Policy` and `AnsweringPolicy`.
+
+    Make one with `VLAPolicy.create`, `VLAPolicy.load` or `verbot.load_policy`.
 
     Args:
         network: the parts and their weights; `network.config` says which.
@@ -69,6 +75,7 @@ class VLAPolicy:
     ):
         self.network, self.statistics, self.blind = network, statistics, blind
         self.equal_texts = False  # see `verbot.policy.batch_invariance`
+        self.reasoning: Thinking | None = None  # see `thinking`
         self.corrector: ActionCorrector | None = None  # see `verbot.contracts.CorrectingPolicy`
         self.preprocessing = preprocessing or Preprocessing()
         self._spec, self.forward = spec, forward or ForwardModel(spec)
@@ -100,7 +107,7 @@ class VLAPolicy:
             chunks = action_transform(preprocessing, spec, statistics).forward(chunks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks), spec)
+            network = VLANetwork(config.with_image_size(spec).fit(list(instructions), chunks, spec.action), spec)
         return VLAPolicy(network, spec, statistics, preprocessing, forward=forward)
 
     @property
@@ -143,8 +150,21 @@ class VLAPolicy:
     def blinded(self) -> VLAPolicy:
         """The language-blind copy of this policy, which shares its weights: every instruction is replaced by ``""``."""
         blind = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, True, self.forward)
-        blind.corrector = self.corrector
+        blind.corrector, blind.reasoning = self.corrector, self.reasoning
         return blind
+
+    def thinking(self, first: str | None = None, plans: Sequence[str] = ()) -> VLAPolicy:
+        """A copy that shares weights and says its reasoning before each action, as ``extras["text"]`` of a chunk.
+
+        Args:
+            first, plans: see `verbot.policy.thinking.Thinking`.
+
+        Raises `PolicyError` for a policy whose actions are no words.
+        """
+        check_thinks(self.network)
+        copy = VLAPolicy(self.network, self._spec, self.statistics, self.preprocessing, self.blind, self.forward)
+        copy.equal_texts, copy.reasoning = self.equal_texts, Thinking(first, tuple(plans))
+        return copy
 
     def predict(self, observations: Sequence[Observation]) -> list[ActionChunk]:
         """One chunk per observation, in the robot's own units and within its ranges.
@@ -152,6 +172,9 @@ class VLAPolicy:
         A network with several input frames, a memory or the previous action returns `ActionChunk.memory`. The caller passes it
         back with the next observation of the same episode (agents do). `Observation.time_s` dates its content. Missing frames and
         actions are masked.
+
+        A head that says words may say what means no actions. The chunk is then a hold (`verbot.spec.holding.HoldAction`) with
+        ``extras["malformed"]``; agents of `verbot.agents` keep the gripper as it was commanded last.
 
         `extras` of a chunk holds the predictions of the objectives: ``"keypoints"`` (v, 3, 2), the positions of target,
         receptacle and reference in each image, x right and y down in [−1, 1]; ``"tasks"`` {name: probability}; ``"grasp"`` (s,),
@@ -168,13 +191,20 @@ class VLAPolicy:
         batch = self.collate_observations(observations, processed)
         with torch.inference_mode():
             seeds = [observation.sample_seed for observation in observations]
-            prediction = self.network.predict(batch, seeds=seeds if any(seed is not None for seed in seeds) else None)
+            forced = None if self.reasoning is None else self.reasoning.forced(self.network, observations)
+            prediction = self.network.predict(batch, seeds=seeds if any(s is not None for s in seeds) else None, forced=forced)
         actions = self.action_transform.inverse(prediction.actions.cpu().numpy())
-        extras = [self._extras(i, prediction) for i in range(len(actions))]
+        actions, notes = held(self._spec, prediction, actions, observations)
+        extras = [self._extras(i, prediction) | note for i, note in enumerate(notes)]
+        if prediction.reasoning is not None:
+            said = zip(extras, texts_of(self.network, prediction.reasoning), strict=True)
+            extras = [each | {"text": text} for each, text in said]
         if self.corrector is not None:
             latents = self.latents(batch, prediction).cpu().numpy()
             extras = [each | {LATENT: latent} for each, latent in zip(extras, latents, strict=True)]
-        memories = [self._memory(i, observations[i], processed[i], batch, prediction) for i in range(len(actions))]
+        span_s = (self.config.history - 1) * self._step_s
+        rows_seen = zip(observations, processed, strict=True)
+        memories = [next_memory(i, *each, span_s, batch.writes, prediction.memory) for i, each in enumerate(rows_seen)]
         check_output(self._spec.name, prediction, actions, memories)
         if self.config.previous_action:
             memories = [keep_chunk(m, a, o.time_s) for m, a, o in zip(memories, actions, observations, strict=True)]
@@ -215,8 +245,11 @@ class VLAPolicy:
             actions_mask=window.actions_mask,
             **({"features": window.features} if window.features.size else {}),
         )
-        targets = {name: self._target(target, fit) for name, target in window.targets.items()}
-        places = self._target(window.query_keypoints, fit)
+        if any(is_question(task) for task in window.text_tasks):
+            asked = [is_question(task) for task in window.text_tasks]
+            batch = dataclasses.replace(batch, text=questions_of(self.network.backbone, self._read(window.instructions), asked))
+        targets = {name: target_of(target, fit, self._state) for name, target in window.targets.items()}
+        places = target_of(window.query_keypoints, fit, self._state)
         queries, captions = prepare_queries(self._prepare, window.grounding_queries, places, window.captions)
         previous_action = self._previous_action(window.previous_action, window.previous_action_mask)
         goals = self._goals(list(window.goal), window.goal_mask)
@@ -226,16 +259,6 @@ class VLAPolicy:
         extra |= {**previous_action, **goals, **depth}
         extra["later"] = later_actions(window, self._state, self.action_transform) if self.config.ahead else None
         return dataclasses.replace(batch, **extra).to(self.device)
-
-    def _target(self, label: MaskedArray, fit: FitImage) -> Masked:
-        """A label as a training target: normalized, with positions in the resized images."""
-        values, mask = label.values, label.mask
-        if label.space == "state":
-            values = self._state.forward(values)
-        if label.space == "image_points":
-            values = fit.points(values).astype(np.float32)
-            mask = mask & (np.abs(values) <= 1).all(-1)
-        return Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (values, mask)))
 
     def save(self, path: str | os.PathLike[str], card: str = "") -> None:
         """Write one directory; instead of an existing one so that a crash leaves either. Raises `UnwritableError` on a full disk.
@@ -282,9 +305,29 @@ class VLAPolicy:
         policy._identity = policy._checksums(), policy_identity(policy_folder(os.fspath(path)))
         return policy
 
-    def preprocess(self, observation: Observation) -> ProcessedObservation:
+    def answer(
+        self, observations: Sequence[Observation], asked: Sequence[str], knows_state: bool = True, most: int = MOST
+    ) -> list[str]:
+        """The answer to each question about its observation, in the policy's own words; empty if it says nothing.
+
+        Cameras may be missing. Words are read one by one, the most likely each time, without the past and the instruction.
+
+        Args:
+            knows_state: whether the states of the observations are known; otherwise they are not read.
+            most: number of tokens of an answer.
+
+        Raises `PolicyError` for a policy that has no words, `DataError` for another number of questions.
+        """
+        check_answers(self.network, len(observations), len(asked))
+        if not asked:
+            return []
+        processed = [self.preprocess(observation, may_lack_cameras=True) for observation in observations]
+        batch = self.collate_observations(observations, processed)
+        return answer(self.network, batch, self._read(asked), knows_state, most)
+
+    def preprocess(self, observation: Observation, may_lack_cameras: bool = False) -> ProcessedObservation:
         """The observation, validated, as input of the network: resized images and normalized state."""
-        self._check(observation)
+        self._check(observation, may_lack_cameras)
         images, mask = self._fitter.views(observation.images, self._color_cameras)
         depth, depth_mask = depth_views(observation.images, self._depth_cameras, self._fitter)
         state = self._state.forward(observation.state)
@@ -302,7 +345,7 @@ class VLAPolicy:
         previous_action = self._previous_action(*last_actions(observations, self._spec)) if self.config.previous_action else {}
         goals = [o.goal_image for o in observations]
         goal = self._goals(goals, np.array([goal is not None for goal in goals]))
-        remembered = {} if initial_memory is None else self._remembered(observations, initial_memory)
+        remembered = {} if initial_memory is None else remembered_state(observations, initial_memory, self._step_s)
         measured: dict[str, Any] = {"depth": as_masked(depth, depth_mask)} if self._depth_cameras else {}
         if self.config.ahead:
             measured["ahead"] = states_ahead(observations, self.forward, self._state)
@@ -322,8 +365,7 @@ class VLAPolicy:
         return {"previous_action": Masked(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))}
 
     @property
-    def _step_s(self) -> float:
-        """Seconds between two input frames, or between two writes to the memory."""
+    def _step_s(self) -> float:  # between two input frames, or between two writes to the memory
         return self.config.stride / self._spec.rate_hz
 
     def _goals(self, goals: Sequence[np.ndarray | None], mask: np.ndarray) -> dict[str, Any]:
@@ -333,47 +375,11 @@ class VLAPolicy:
         shown = {"goal": torch.from_numpy(images).movedim(-1, -3), "goal_mask": torch.from_numpy(mask)}
         return {name: value.to(self.device) for name, value in shown.items()}
 
-    def _remembered(self, observations: Sequence[Observation], initial: MemoryState) -> dict[str, Any]:
-        """The memory of every episode, and whether the next write to it is due."""
-
-        def row(memory: Memory | None, name: str) -> torch.Tensor:
-            if memory is None:
-                return initial[name]
-            return torch.from_numpy(np.array(get_array(memory, f"memory.{name}")))[None].to(initial[name].dtype)
-
-        state, step_s = {name: torch.cat([row(o.memory, name) for o in observations]) for name in initial}, 0.999 * self._step_s
-        due = [o.memory is None or o.time_s - float(get_array(o.memory, "written_s")) > step_s for o in observations]
-        return {"memory": state, "writes": torch.tensor(due)}
-
-    def _memory(
-        self, row: int, observation: Observation, processed: ProcessedObservation, batch: Batch, prediction: NetworkOutput
-    ) -> Memory | None:
-        """The memory to return for this row's episode; None if the network needs none."""
-        kept: dict[str, Any] = {}
-        if self.config.history > 1:
-            kept |= keep(observation.memory, processed, (self.config.history - 1) * self._step_s)
-        if prediction.memory is not None:
-            assert batch.writes is not None
-            memory = observation.memory
-            written = observation.time_s if bool(batch.writes[row]) or memory is None else memory["written_s"]
-            kept |= {f"memory.{name}": value[row].cpu().numpy().copy() for name, value in prediction.memory.items()}
-            kept["written_s"] = np.asarray(written, np.float64)
-        return kept or None
-
     def _extras(self, row: int, prediction: NetworkOutput) -> dict[str, Any]:
         """The predictions of the objectives for this row, without its actions."""
-        return {name: self._extra(value, row) for name, value in prediction.extras.items()}
 
-    def _extra(self, predicted: AuxiliaryPrediction, row: int) -> Any:
-        values = predicted.values[row]
-        if predicted.names:
-            return dict(zip(predicted.names, values.tolist(), strict=True))
-        if not values.ndim:
-            return values.item()
-        array: FloatArray = values.cpu().numpy()
-        if predicted.space == "state":
-            return self._state.inverse(array)
-        return self._fitter.points_inverse(array, self._color_cameras) if predicted.space == "image_points" else array
+        points = functools.partial(self._fitter.points_inverse, cameras=self._color_cameras)
+        return {name: extra_of(value, row, self._state, points) for name, value in prediction.extras.items()}
 
     def _batch(
         self,
@@ -391,10 +397,13 @@ class VLAPolicy:
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def _prepare(self, instructions: Sequence[str]) -> TextBatch:
-        return self.network.backbone.prepare([""] * len(instructions) if self.blind else instructions)
+        return self.network.backbone.prepare(self._read(instructions))
 
-    def _check(self, observation: Observation) -> None:
+    def _read(self, instructions: Sequence[str]) -> Sequence[str]:
+        return [""] * len(instructions) if self.blind else instructions
+
+    def _check(self, observation: Observation, may_lack_cameras: bool = False) -> None:
         spec = self._spec
-        if self.preprocessing.allow_missing_cameras:
+        if may_lack_cameras or self.preprocessing.allow_missing_cameras:
             spec = dataclasses.replace(spec, cameras=tuple(c for c in spec.cameras if c.name in observation.images))
         observation.check(spec)

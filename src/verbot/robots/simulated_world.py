@@ -18,13 +18,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from verbot.agents.holding import RATES, TARGETS, HoldAction
 from verbot.envs import make_env
 from verbot.errors import ConfigError, RobotError
 from verbot.parallel.workers import Channel, serve
 from verbot.robots.cameras import MonotonicClock
 from verbot.rollout.episode import EpisodeRunner
 from verbot.spec import FloatArray, Observation, RobotSpec
+from verbot.spec.holding import RATES, TARGETS, HoldAction
 
 DELTAS = frozenset({"position_delta", "rotation_delta"})
 WATCHDOG_S = 0.25  # a velocity that is not commanded again becomes zero

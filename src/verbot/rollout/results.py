@@ -62,6 +62,8 @@ class EpisodeResult:
         first_contact: id of the object that was touched first; None if none was touched.
         outcome: an error is a fault of the simulator or of the code, never a failure of the agent.
         steps: number of control steps.
+        malformed: number of the policy's answers that meant no actions, in place of which the robot was held. In the file only
+            where there were any.
         actions: base64 of the executed actions, float32 (steps, a). Replaying them reproduces the episode exactly.
     """
 
@@ -81,6 +83,7 @@ class EpisodeResult:
     error: str | None = None
     axes: Mapping[str, int] = field(default_factory=dict)
     actions: str = ""
+    malformed: int = 0
 
     @property
     def success(self) -> bool:
@@ -109,7 +112,10 @@ class ResultsJournal:
 
     def add(self, result: EpisodeResult) -> None:
         self.results[result.key] = result
-        self._file.append(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
+        record = dataclasses.asdict(result)
+        if not result.malformed:
+            del record["malformed"]
+        self._file.append(json.dumps(record, ensure_ascii=False))
 
     def __enter__(self) -> ResultsJournal:
         return self
@@ -137,7 +143,7 @@ def read_results(path: Path) -> list[EpisodeResult]:
 
 _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
     str: ("key", "agent", "task", "instruction", "outcome", "actions"),
-    int: ("index", "goal_index", "steps"),
+    int: ("index", "goal_index", "steps", "malformed"),
     (int, float): ("seconds",),
     (int, float, NoneType): ("final_error_m",),
     (str, NoneType): ("target_object", "first_contact", "error"),

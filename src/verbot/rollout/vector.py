@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 import zlib
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from verbot.agents.malformed import is_malformed
 from verbot.agents.sampling import SamplingAgent
 from verbot.contracts import Agent, ChunkedAgent, Env, Policy, TaskEnv
 from verbot.errors import SimulationError, SpecError
@@ -33,6 +35,7 @@ class EpisodeSlot:
     answers: DelayedAnswers | None = None  # None: the policy answers at once
     actions: list[FloatArray] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    malformed: int = 0  # answers that meant no actions
 
     @staticmethod
     def begin(job: Job, env: Env, make_agent: Callable[[Job], Agent], delay: Delay = NO_DELAY) -> EpisodeSlot:
@@ -47,6 +50,7 @@ class EpisodeSlot:
 
     def answer(self, chunk: ActionChunk) -> None:
         """The policy answers the query of this step with `chunk`, which the agent gets when the delay has passed."""
+        self.malformed += is_malformed(chunk)
         if self.answers is None:
             cast(ChunkedAgent, self.agent).receive(chunk)
         else:
@@ -68,7 +72,9 @@ class EpisodeSlot:
         return self.result("success" if transition.info["success"] else "failure") if transition.over else None
 
     def result(self, outcome: Outcome, error: str | None = None) -> EpisodeResult:
-        return make_result(self.job, self.episode.info, outcome, error, self.actions, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        found = make_result(self.job, self.episode.info, outcome, error, self.actions, seconds)
+        return dataclasses.replace(found, malformed=self.malformed)
 
 
 @dataclass(frozen=True)

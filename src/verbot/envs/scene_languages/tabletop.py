@@ -9,7 +9,7 @@ import numpy as np
 from verbot.contracts import Question, SceneTruth
 from verbot.envs.scene_languages import scene_languages
 from verbot.envs.tabletop.language.scene_captions import caption
-from verbot.envs.tabletop.language.scene_questions import KINDS, ask
+from verbot.envs.tabletop.language.scene_questions import KINDS, ask, find
 
 MOVED_M, TURNED_RAD = 0.01, 0.12  # less in a chunk is no motion that needs a word
 MINOR = 0.4  # a part of a motion that is smaller than this share of the largest one is left out
@@ -17,7 +17,8 @@ MINOR = 0.4  # a part of a motion that is smaller than this share of the largest
 
 @scene_languages.register("tabletop")
 class TabletopLanguage:
-    """Implements `verbot.contracts.SceneLanguage`; left and near are those of a person who looks through the front camera."""
+    """Implements `verbot.contracts.SceneLanguage` and `JudgingLanguage`; left and near are
+    those of a person who looks through the front camera."""
 
     kinds = KINDS
 
@@ -30,6 +31,9 @@ class TabletopLanguage:
         kind: str | None = None,
     ) -> Question | None:
         return ask(truth, rng, wording, composition, kind)
+
+    def find(self, truth: SceneTruth, text: str) -> Question | None:
+        return find(truth, text)
 
     def caption(self, truth: SceneTruth, rng: np.random.Generator, wording: str = "seen") -> Question | None:
         return caption(truth, rng, wording)

@@ -102,6 +102,11 @@ def agent_metrics(results: Results) -> dict[str, Estimate]:
     }
 
 
+def malformed_answers(results: Results) -> Estimate:
+    """Answers of the policy that meant no actions, so that the robot was held, per episode. n: episodes. Bootstrap."""
+    return mean([float(r.malformed) for r in _valid(results)])
+
+
 def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[str, Estimate]:
     """All metrics of a policy that its conditions allow.
 
@@ -125,6 +130,8 @@ def policy_metrics(conditions: Mapping[str, Results], expert: Results) -> dict[s
         if "composition" in conditions:
             metrics["composition_retention"] = unpaired_retention(conditions["composition"], reference)
         metrics |= axis_retentions(conditions, reference)
+    if any(r.malformed for r in main):
+        metrics["malformed_answers"] = malformed_answers(main)
     if expert:
         metrics["spl"] = spl(main, expert)
     return metrics

@@ -9,20 +9,24 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbot.errors import ConfigError
 from verbot.models.backbones.modular import Modular
 from verbot.models.config import NetworkConfig
 from verbot.models.features import Features, Queries, Spoken
+from verbot.models.layers.transformer import Block
 from verbot.models.protocols import FitsInstructions
 from verbot.models.registries import Part, backbones, trunks, vision_encoders
 from verbot.models.tokens import Batch, MemoryState, Sizes, Suffix, TextBatch, TokenGroup
 from verbot.models.trunks.base import KeyValueCache, LanguageTrunk, TextTokenizer, TrunkOutput
 from verbot.models.trunks.sentence_cache import SentenceCache
 
-PLACEHOLDER = "{instruction}"
+PLACEHOLDER, QUESTION = "{instruction}", "{question}"
 TEXT = "text"
+READER_HEADS = 4
+SHORT = 0.6  # of the longest text: rows with less are read apart
 
 
 @dataclass(frozen=True)
@@ -31,30 +35,43 @@ class PromptConfig:
 
     Args:
         trunk: name and options of the language trunk (see `verbot.models.registries.trunks`).
-        template: the sentence, with ``{instruction}`` in it.
-        lower: instructions in lower case.
+        template: the sentence of an instruction, with ``{instruction}`` in it.
+        question_template: that of a question, a fact and a request for a caption, with ``{question}`` in it.
+        lower: instructions and questions in lower case.
         order: in which the groups stand: ``"text"`` is the sentence, and the others are kinds of tokens, such as ``"keypoints"``,
             ``"patches"`` or ``"state"``. Kinds that are not named come before the sentence.
         causal: a token of the prefix reads only those before it; otherwise all of the prefix. What is said is always causal.
         readouts: learned tokens at the end of the prefix, which a head reads; with 0 it reads all tokens of the prefix.
         longest: number of tokens of a sentence, at most.
+        readers: transformer layers that read the sentence for the parts outside the trunk, such as the vision encoder. With 0
+            these parts get the words' embeddings, without their order: "the red cube in the blue box" is then "the blue cube in
+            the red box" to a vision encoder.
     """
 
     trunk: Mapping[str, Any] = field(default_factory=lambda: {"name": "tiny"})
     template: str = PLACEHOLDER
+    question_template: str = QUESTION
     lower: bool = True
     order: tuple[str, ...] = (TEXT,)
     causal: bool = False
     readouts: int = 0
     longest: int = 96
+    readers: int = 0
 
     def __post_init__(self) -> None:
-        if self.template.count(PLACEHOLDER) != 1:
-            raise ConfigError(f"the template {self.template!r} of a prompt needs {PLACEHOLDER} once")
+        for name, text, place in (
+            ("template", self.template, PLACEHOLDER),
+            ("question_template", self.question_template, QUESTION),
+        ):
+            if text.count(place) != 1:
+                raise ConfigError(f"{name} of a prompt is {text!r:.120}; expected a sentence with {place} in it once")
         if self.order.count(TEXT) != 1 or len(set(self.order)) != len(self.order):
             raise ConfigError(f"the order of a prefix is {self.order}; expected {TEXT!r} once, and kinds of tokens")
-        if self.readouts < 0 or self.longest < 1:
-            raise ConfigError(f"a prompt has readouts {self.readouts} and longest {self.longest}; expected at least 0 and 1")
+        if min(self.readouts, self.readers) < 0 or self.longest < 1:
+            raise ConfigError(
+                f"a prompt has readouts {self.readouts}, readers {self.readers} and longest {self.longest}; expected at least 0, "
+                f"0 and 1"
+            )
 
     @property
     def part(self) -> Part:
@@ -63,8 +80,9 @@ class PromptConfig:
             raise ConfigError(f"the trunk of a prompt is {given!r:.120}; expected a name, and options")
         return Part(**self.trunk)
 
-    def sentence(self, instruction: str) -> str:
-        return self.template.replace(PLACEHOLDER, instruction.lower() if self.lower else instruction)
+    def sentence(self, text: str, is_question: bool = False) -> str:
+        template, place = (self.question_template, QUESTION) if is_question else (self.template, PLACEHOLDER)
+        return template.replace(place, text.lower() if self.lower else text)
 
 
 @dataclass(frozen=True)
@@ -105,10 +123,16 @@ class TrunkText(nn.Module):
         super().__init__()
         self._trunk, self.prompt = (trunk,), prompt  # in a tuple, so that torch does not register it twice
         self.project = nn.Linear(trunk.width, width)
+        self.readers = nn.ModuleList(Block(width, READER_HEADS) for _ in range(prompt.readers))
+        if prompt.readers:
+            self.positions = nn.Parameter(torch.randn(prompt.longest, width) * 0.1)
+            self.norm = nn.LayerNorm(width)
 
-    def prepare(self, texts: Sequence[str]) -> TextBatch:
+    def prepare(self, texts: Sequence[str], are_questions: Sequence[bool] | None = None) -> TextBatch:
         """Raises `ConfigError` for a sentence that is longer than the prompt allows."""
-        tokenizer, sentences = self._trunk[0].tokenizer, [self.prompt.sentence(text) for text in texts]
+        asked = [False] * len(texts) if are_questions is None else are_questions
+        tokenizer = self._trunk[0].tokenizer
+        sentences = [self.prompt.sentence(text, is_question) for text, is_question in zip(texts, asked, strict=True)]
         start = [] if tokenizer.start is None else [tokenizer.start]
         rows = [[*start, *tokenizer.encode(sentence)] for sentence in sentences]
         length = max(map(len, rows), default=1)
@@ -126,7 +150,13 @@ class TrunkText(nn.Module):
 
     def forward(self, text: TextBatch) -> TokenGroup:
         words = self._trunk[0].embed(text.values).to(self.project.weight.dtype)
-        return TokenGroup(self.project(words), text.mask, "words")
+        x: Tensor = self.project(words)
+        if not self.readers:
+            return TokenGroup(x, text.mask, "words")
+        x = x + self.positions[: x.shape[1]]
+        for block in self.readers:
+            x = block(x, text.mask)
+        return TokenGroup(self.norm(x), text.mask, "words")
 
 
 class PrefixBuilder(nn.Module):
@@ -205,14 +235,21 @@ class VisionLanguageModel(Modular):
     def tokenizer(self) -> TextTokenizer:
         return self.trunk.tokenizer
 
+    def prepare_questions(self, texts: Sequence[str], are_questions: Sequence[bool]) -> TextBatch:
+        """As `prepare`, with the sentence of a question around those texts that are one."""
+        text: TextBatch = self.language.prepare(texts, are_questions)
+        return text
+
     @staticmethod
     def fit(config: NetworkConfig, instructions: Sequence[str]) -> NetworkConfig:
         """Build the vocabulary of a trunk that needs one, and load the checkpoint of the vision encoder if it has one."""
         options = dict(config.backbone.options)
-        prompt = PromptConfig(**{name: options[name] for name in ("trunk", "template", "lower") if name in options})
+        names = ("trunk", "template", "question_template", "lower")
+        prompt = PromptConfig(**{name: options[name] for name in names if name in options})
         kind, part = trunks.get(prompt.part.name), prompt.part
         if isinstance(kind, FitsInstructions):
-            sentences = [prompt.sentence(text) for text in instructions]
+            read = [prompt.sentence(text, is_question) for text in instructions for is_question in (False, True)]
+            sentences = [*read, *instructions]  # what is said keeps its capitals
             options["trunk"] = {"name": part.name, "options": kind.fit(part.options, sentences)}
         sees = vision_encoders.get(config.vision.name)
         vision = config.vision
@@ -230,7 +267,7 @@ class VisionLanguageModel(Modular):
         features = self._encode(batch, queries)
         prefix: Prefix = self.fusion(batch.text.by_row(), self.seen(batch, features))
         whole = prefix if suffix is None else prefix.followed(self.trunk.embed(self._shifted(suffix)), suffix.mask)
-        out = self._read(whole, batch.text)
+        out = self._read(whole, prefix.x.shape[1], batch.text)
         length, read = prefix.x.shape[1] - (whole.x.shape[1] - out.hidden.shape[1]), self._prompt.readouts
         kept = slice(length - read if read else 0, length)
         layers = None if read else tuple(layer[:, kept].to(out.hidden.dtype) for layer in out.layers)
@@ -241,18 +278,39 @@ class VisionLanguageModel(Modular):
         state = dataclasses.replace(prefix, cache=out.cache) if suffix is None else None
         return dataclasses.replace(features, fused=fused, before_memory=fused, spoken=spoken, prefix=state)
 
-    def _read(self, prefix: Prefix, text: TextBatch) -> TrunkOutput:
-        """The trunk's output for a prefix; of its words what was kept, if they do not depend on anything else.
+    def _read(self, whole: Prefix, length: int, text: TextBatch) -> TrunkOutput:
+        """What the trunk makes of a prefix of `length` tokens and what follows it.
 
-        Kept words that the head does not read are left out of hidden states and layers.
+        Of words what was kept, if they do not depend on anything else; those that the head does not read are left out of hidden
+        states and layers. Rows that are followed by much less than others, such as a short answer beside reasoning, are read in a
+        pass of their own.
         """
-        if not self.keeps_sentences or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.trunk(prefix.x, prefix.allowed, prefix.positions)
-        words, count = self._sentences.read(self.trunk, text.values, text.mask), text.mask.shape[1]
-        if text.rows is not None:
-            words = words.select(text.rows)
-        own = self.trunk(prefix.x[:, count:], prefix.allowed[:, count:], prefix.positions[:, count:], words.cache)
-        return words.followed(own)
+        if self.keeps_sentences and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+            words, count = self._sentences.read(self.trunk, text.values, text.mask), text.mask.shape[1]
+            if text.rows is not None:
+                words = words.select(text.rows)
+            own = self.trunk(whole.x[:, count:], whole.allowed[:, count:], whole.positions[:, count:], words.cache)
+            return words.followed(own)
+        lengths = whole.mask[:, length:].sum(1)
+        is_short = lengths <= SHORT * (whole.x.shape[1] - length)
+        if not (is_short.any() and not is_short.all()):
+            return self.trunk(whole.x, whole.allowed, whole.positions)
+        groups = [torch.nonzero(is_short)[:, 0], torch.nonzero(~is_short)[:, 0]]
+        outs = [self._part(whole, rows, length + int(lengths[rows].max())) for rows in groups]
+        order, size = torch.cat(groups).argsort(), whole.x.shape[1]
+
+        def joined(parts: Sequence[Tensor]) -> Tensor:
+            return torch.cat([F.pad(x, (0, 0, 0, size - x.shape[-2])) for x in parts])[order]
+
+        keys = tuple(map(joined, zip(*(out.cache.keys for out in outs), strict=True)))
+        values = tuple(map(joined, zip(*(out.cache.values for out in outs), strict=True)))
+        layers = tuple(map(joined, zip(*(out.layers for out in outs), strict=True)))
+        return TrunkOutput(joined([out.hidden for out in outs]), layers, KeyValueCache(keys, values))
+
+    def _part(self, whole: Prefix, rows: Tensor, end: int) -> TrunkOutput:
+        part = Prefix(whole.x[rows, :end], whole.mask[rows, :end], whole.blocks[:end])
+        out: TrunkOutput = self.trunk(part.x, part.allowed, part.positions)
+        return out
 
     def training_features(
         self,
@@ -286,6 +344,28 @@ class VisionLanguageModel(Modular):
             if is_over(said):
                 break
         return said
+
+    def think(self, features: Features, forced: Sequence[Sequence[int]], most: int) -> tuple[Features, list[list[int]]]:
+        """Text after the prefix, up to its end or to `most` ids, and the features to `say` on from.
+
+        Args:
+            forced: of each row, the ids with which its text begins; the rest is the most likely.
+        """
+        prefix: Prefix = features.prefix
+        mask, cache, said = prefix.mask, prefix.cache, [list[int]() for _ in forced]
+        token, live = torch.full((len(mask),), self.tokenizer.end, device=mask.device), mask.new_ones(len(mask))
+        for step in range(most):
+            position, mask = mask.sum(1), torch.cat([mask, live[:, None]], 1)  # a row whose text has ended says nothing more
+            out = self.trunk(self.trunk.embed(token[:, None]), mask.unsqueeze(1), position[:, None], cache)
+            token, cache = self.trunk.logits(out.hidden[:, -1:])[:, 0].argmax(-1), out.cache
+            for row in torch.nonzero(live)[:, 0].tolist():
+                if step < len(forced[row]):
+                    token[row] = forced[row][step]
+                said[row].append(int(token[row]))
+            live = live & (token != self.tokenizer.end)
+            if not live.any():
+                break
+        return dataclasses.replace(features, prefix=dataclasses.replace(prefix, mask=mask, cache=cache)), said
 
     def _shifted(self, suffix: Suffix) -> Tensor:
         """The ids (b, l) from which those of the suffix are said: what ends the prefix, then each before the last."""

@@ -31,8 +31,8 @@ class Fast(nn.Module):
     known one, because only whole chunks have tokens.
 
     Args:
-        ranges: [low, high] of each dimension, filled in by `fit` where it is None. `known_ranges` has those of grippers,
-            quaternions and classes.
+        ranges: [low, high] of each dimension, filled in by `known` for grippers, quaternions and classes, and by `fit`
+            where it is None.
         tokenizer: of `FastTokenizer.to_json`, filled in by `fit`.
         scale, vocab_size: of the tokenizer that `fit` trains.
         decode: ``"well_formed"``: only tokens are said after which a chunk of the right length is possible. ``"free"``: any token
@@ -88,6 +88,11 @@ class Fast(nn.Module):
             own = known_range(component)
             found += [list(pair) for pair in own] if own else [None] * component.size
         return found
+
+    @staticmethod
+    def known(options: Mapping[str, Any], action: tuple[Component, ...]) -> dict[str, Any]:
+        """The same options with `known_ranges`, unless ranges are given."""
+        return {**options, "ranges": options.get("ranges") or Fast.known_ranges(action)}
 
     @staticmethod
     def fit(options: Mapping[str, Any], chunks: FloatArray) -> dict[str, Any]:

@@ -7,6 +7,8 @@ One in eight (color, shape, kind) triples is never asked of in training, as in `
 
 from __future__ import annotations
 
+import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -66,6 +68,53 @@ def ask(
             said = {key: _renamed(word, rng) if wording == "seen" and key in "xy" else word for key, word in words.items()}
             return Question(template.format(**said).replace("a orange", "an orange"), answer, chosen)
     return None
+
+
+def find(truth: SceneTruth, text: str) -> Question | None:
+    """The question `text` and its answer; see `verbot.contracts.JudgingLanguage`. A noun may be a synonym.
+
+    Example:
+        >>> red, blue = (ObjectTruth(n, n, p) for n, p in (("red cube", (0.5, -0.1, 0.02)), ("blue ball", (0.5, 0.1, 0.02))))
+        >>> truth = SceneTruth("tabletop", (0, 1, 0), (1, 0, 0), (0.4, 0.0, 0.2), None, (red, blue))
+        >>> find(truth, "Where is the red block relative to the blue ball?").answer
+        'left'
+        >>> find(truth, "why is there anything?") is None
+        True
+    """
+    asked = _plain(text)
+    for kind, template in _TEMPLATES:
+        if truth.covered or not _pattern(template).fullmatch(asked):
+            continue
+        for composition in ("seen", "unseen"):
+            rng = np.random.default_rng(0)
+            scene = _Scene(truth, rng, composition)
+            for _ in range(_DRAWS):  # a draft draws what it is about; this finds the one that was asked
+                draft = _DRAFTS[kind](scene, kind)
+                if draft is not None and _plain(template.format(**draft[0])) == asked:
+                    return Question(asked + "?", draft[1], kind)
+    return None
+
+
+_DRAWS = 1500
+_TEMPLATES = tuple((kind, each) for kind, sets in QUESTIONS.items() for wordings in sets.values() for each in wordings)
+
+
+def _plain(text: str) -> str:
+    """Lower case with one space between words, without punctuation, and with the plain noun for each synonym."""
+    words = " ".join(re.sub(r"[^\w' ]", " ", text.lower()).split())
+    for noun, others in SYNONYMS.items():
+        for other in others:
+            words = re.sub(rf"\b{re.escape(other)}(s?)\b", rf"{noun}\1", words)
+    return re.sub(r"\ban (?=orange)", "a ", words)
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{\w\\\}", ".+", re.escape(_plain_template(template))))
+
+
+def _plain_template(template: str) -> str:
+    return " ".join(re.sub(r"[^\w'{} ]", " ", template.lower()).split())
 
 
 def is_asked(name: str, kind: str) -> bool:
