@@ -26,8 +26,7 @@ OLD, NEW = {"a": b"old" * 9, "b": b"old"}, {"a": b"new" * 9, "c": b"new"}
 
 @pytest.mark.parametrize("name", ["../other/a.png", "/etc/passwd", "a/../../b", "nul\0byte", "out/a.png"])
 def test_a_name_that_leads_out_of_the_root_is_refused(tmp_path: Path, name: str) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
+    (root := tmp_path / "root").mkdir()
     (root / "out").symlink_to(tmp_path)
     with pytest.raises(DataError, match="expected a path below this folder|a link leads out of this folder"):
         below(root, name)
@@ -371,7 +370,7 @@ REASONS = {
     "data/importers/export_hdf5.py": "fills the draft of a file through a driver of HDF5",
     "data/importers/rosbag_reader.py": "a temporary copy",
     "models/known/base.py": "fills the draft of a folder, which takes its place when it is whole",
-    "models/known/fetching.py": "a temporary copy of a file in a wheel",
+    "models/known/fetching.py": "a temporary copy",
     "policy/published/policy.py": "fills the draft of a folder, which takes its place when it is whole",
     "policy/runtimes/aoti.py": "a temporary copy",
     "policy/runtimes/openvino.py": "a temporary copy",

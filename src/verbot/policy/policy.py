@@ -27,6 +27,7 @@ from verbot.models.tokens import Batch, Masked, TextBatch
 from verbot.models.validation import check_acts
 from verbot.policy.ahead import AHEAD, later_actions, model_files, states_ahead
 from verbot.policy.answers import MOST, answer, check_answers, texts_of
+from verbot.policy.batches import batch_of
 from verbot.policy.card import model_card
 from verbot.policy.checks import blank_images, check_memories, check_output, checksums, most_memory_bytes
 from verbot.policy.corrector import LATENT, ActionCorrector, stored_corrector
@@ -381,19 +382,9 @@ class VLAPolicy:
         points = functools.partial(self._fitter.points_inverse, cameras=self._color_cameras)
         return {name: extra_of(value, row, self._state, points) for name, value in prediction.extras.items()}
 
-    def _batch(
-        self,
-        images: np.ndarray,
-        images_mask: np.ndarray,
-        state: FloatArray,
-        state_mask: np.ndarray,
-        instructions: Sequence[str],
-        **others: np.ndarray,
-    ) -> Batch:
-        pixels = torch.from_numpy(images).movedim(-1, -3)  # (b, t, v, 3, h, w), in the memory of the windows
-        arrays: dict[str, Any] = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in others.items()}
-        seen = (pixels, torch.from_numpy(images_mask), torch.from_numpy(state), torch.from_numpy(state_mask))
-        batch = dataclasses.replace(Batch(*seen, self._prepare(instructions)), **arrays)
+    def _batch(self, instructions: Sequence[str], **arrays: np.ndarray) -> Batch:
+        others = {name: arrays.pop(name) for name in set(arrays) - {"images", "images_mask", "state", "state_mask"}}
+        batch = batch_of(**arrays, text=self._prepare(instructions), others=others)
         return batch if self.device.type == "cpu" else batch.to(self.device)
 
     def _prepare(self, instructions: Sequence[str]) -> TextBatch:

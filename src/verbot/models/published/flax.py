@@ -120,12 +120,13 @@ def _joined(path: Path, name: str, record: Mapping[str, Any]) -> Tensor:
     shape, chunks = record.get("shape"), record.get(CHUNKS)
     if not isinstance(shape, dict) or not isinstance(chunks, dict) or not chunks:
         raise CorruptFileError(path, f"holds {name} in parts without shape or {CHUNKS}")
-    size = [shape.get(str(i)) for i in range(len(shape))]
+    stated = [shape.get(str(i)) for i in range(len(shape))]
+    size = [n for n in stated if type(n) is int and n >= 0]
     parts = [chunks.get(str(i)) for i in range(len(chunks))]
     tensors = [part for part in parts if isinstance(part, Tensor) and part.ndim == 1]
-    sound = all(type(n) is int and n >= 0 for n in size) and len(tensors) == len(parts)
+    sound = len(size) == len(stated) and len(tensors) == len(parts)
     if not sound or len({part.dtype for part in tensors}) != 1 or math.prod(size) != sum(part.numel() for part in tensors):
-        raise CorruptFileError(path, f"holds {name} in parts that do not make an array of shape {size}")
+        raise CorruptFileError(path, f"holds {name} in parts that do not make an array of shape {stated}")
     return torch.cat(tensors).reshape(size)
 
 

@@ -150,7 +150,7 @@ def statistics_of(folder: Path, record: Mapping[str, Any], chosen: str | None) -
     if not isinstance(table, dict) or not table:
         raise ConfigError(f"{folder} has no statistics of a dataset; expected {STATISTICS}, or norm_stats in {CONFIG}")
     name = next(iter(table)) if chosen is None and len(table) == 1 else chosen
-    if name not in table:
+    if name is None or name not in table:
         what = "is for several datasets" if name is None else f"has no statistics of {name!r}"
         raise ConfigError(
             f"{folder} {what}; choose the statistics (unnorm_key) of one of {', '.join(sorted(table))}: "

@@ -89,7 +89,7 @@ def _at_most(step: Float64Array, largest: float) -> Float64Array:
     return step * min(1.0, largest / (float(np.abs(step).max()) + 1e-9))
 
 
-Step = Callable[[Float64Array, Float64Array, Float64Array], Float64Array]  # of joints, error and free joints
+_StepOf = Callable[[Float64Array, Float64Array, Float64Array], Float64Array]  # of joints, error and free joints
 
 
 class Tracker:
@@ -134,7 +134,7 @@ class Tracker:
         return error
 
     @staticmethod
-    def _nearer(step_of: Step, joints: Float64Array, error: Float64Array) -> Float64Array:
+    def _nearer(step_of: _StepOf, joints: Float64Array, error: Float64Array) -> Float64Array:
         step = step_of(joints, error, np.ones(7))
         out = (joints + step < LOW_RAD) | (joints + step > HIGH_RAD)
         if out.any():  # hold joints that would leave their range; else the others follow a motion that never comes
