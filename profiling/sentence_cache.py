@@ -1,7 +1,7 @@
 """Training and prediction of a policy whose frozen language model reads each sentence once, against every time.
 
-Run it as ``python profiling/sentence_cache.py [CHECKPOINT]`` on one core, after ``verbot models fetch smollm2-135m``. The two
-take turns; seconds are of the processor, so that other processes disturb less. It prints a JSON line for each choice.
+Run it as ``python profiling/sentence_cache.py`` on one core, after ``verbot models fetch smollm2-135m``. They take turns; seconds
+are of the processor, so that other processes disturb less. It prints a JSON line for each choice.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import copy
 import dataclasses
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import tyro
 
 from verbot.envs import make_env
 from verbot.models.network import NetworkConfig, Part, VLANetwork
@@ -98,4 +98,4 @@ def main(checkpoint: str = "models:smollm2-135m") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    tyro.cli(main, description=__doc__)

@@ -93,7 +93,7 @@ def test_those_of_evaluate(capsys, monkeypatch, tmp_path):
         f"evaluate starter --suite navigation --episodes 3 --seed 4 --out o --paraphrases {tmp_path}/words.yaml"
         " --instruction-mode blank --axis lighting --strength 3 --align d --execute 2 --sample --cameras top --no-baselines"
         " --videos 5 --workers 6 --cluster ray --device cuda --real-time blend --delay 4 --delay-jitter 1 --drop 0.1"
-        " --delay-estimate 0"
+        " --delay-estimate 0 --think subtask --think-from 9"
     )
     given, named = reached(capsys, monkeypatch, "verbot.workflows.train_evaluate.evaluate", line)
     assert given == ("starter", "navigation") and named.pop("command")
@@ -102,6 +102,7 @@ def test_those_of_evaluate(capsys, monkeypatch, tmp_path):
         "templates": {"pick": ["lift {object}"]}, "align": medians, "execute": 2, "sample": True,
         "baselines": False, "videos": 5, "workers": 6, "cluster": "ray", "options": {"cameras": ("top",)},
         "real_time": "blend", "delay": 4, "delay_jitter": 1, "drop": 0.1, "delay_estimate": 0,
+        "think": "subtask", "think_from": 9,
     }  # fmt: skip
 
 

@@ -80,6 +80,7 @@ _CORE = (
     "robot teleoperate simulated --robot-set env=navigation --seconds 0.1",  # without a page it ends
     "robot record simulated --robot-set env=navigation --out rover --instruction go --episodes 2",  # as many are there
     "robot replay playback rover 0 --robot-set path=rover --steps 2",
+    "ask --help",  # it needs a policy with a language trunk
     "models list",
     "models fetch --help",  # it would download
     "models check --help",  # it would check what this machine has
@@ -113,6 +114,7 @@ PROMISES = {
             "train starter-ppo": "torch",
             "config tiny": "torch",
             "evaluate starter --suite navigation --out refused-1": "torch",
+            "ask starter 'where is the red cube?'": "torch",
             "explain starter": "torch",
             "serve starter": "torch",
             "optimize starter": "torch",

@@ -57,7 +57,7 @@ def learned(head: torch.nn.Module, steps: int) -> torch.nn.Module:
 def test_one_step_comes_where_ten_steps_come() -> None:
     teacher = learned(made("flow"), 60)
     before = (predicted(teacher, 1) - predicted(teacher, 10)).abs().mean()
-    student = made("flow", one_step=OneStep(1.0, 10))
+    student = made("flow", distilled=OneStep(1.0, 10))
     student.load_state_dict(teacher.state_dict())  # no weights of its own
     learned(student, 60)
     assert (predicted(student, 1) - predicted(student, 10)).abs().mean() < 0.5 * before
@@ -66,7 +66,7 @@ def test_one_step_comes_where_ten_steps_come() -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_the_target_is_where_its_own_steps_end_and_has_no_gradient(name: str) -> None:
-    head, batch = made(name, one_step=OneStep(1.0, 4)), batch_of(modes())
+    head, batch = made(name, distilled=OneStep(1.0, 4)), batch_of(modes())
     asked: list[tuple[float, bool]] = []
 
     def velocity(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
@@ -84,14 +84,14 @@ def test_the_target_is_where_its_own_steps_end_and_has_no_gradient(name: str) ->
 
 @pytest.mark.parametrize("name", HEADS)
 def test_only_a_single_step_of_a_distilled_head_is_the_one_that_it_learned(name: str) -> None:
-    fused, plain, distilled = same(), made(name), made(name, one_step=OneStep(1.0))
+    fused, plain, distilled = same(), made(name), made(name, distilled=OneStep(1.0))
     for steps in (1, 2):
         plain.steps = distilled.steps = steps
         with torch.no_grad():
             pair = plain.predict(fused), distilled.predict(fused)
         assert torch.equal(*pair) is (steps == 2)
-    assert distilled.one_step.schedule(1) == ((ONE_STEP_TIME, 1.0),)
-    assert distilled.one_step.schedule(2) == plain.one_step.schedule(2) == ((0.0, 0.5), (0.5, 0.5))
+    assert distilled.distilled.schedule(1) == ((ONE_STEP_TIME, 1.0),)
+    assert distilled.distilled.schedule(2) == plain.distilled.schedule(2) == ((0.0, 0.5), (0.5, 0.5))
     distilled.steps = 1
     values = torch.ones(ROWS, CHUNK, 2)
     planned = PlannedActions(values, torch.full((ROWS,), 2), torch.ones(ROWS, dtype=torch.int64))
@@ -101,7 +101,7 @@ def test_only_a_single_step_of_a_distilled_head_is_the_one_that_it_learned(name:
 
 
 def test_padding_has_no_loss_and_wrong_options_are_refused() -> None:
-    head, mask = made("flow", one_step=OneStep(1.0, 2)), torch.ones(ROWS, CHUNK, dtype=torch.bool)
+    head, mask = made("flow", distilled=OneStep(1.0, 2)), torch.ones(ROWS, CHUNK, dtype=torch.bool)
     mask[:, 1:] = False
     found = [
         head.losses(same(), batch_of(actions, mask), torch.Generator().manual_seed(0))["one_step"]
@@ -112,5 +112,5 @@ def test_padding_has_no_loss_and_wrong_options_are_refused() -> None:
         with pytest.raises(ConfigError, match="a flow has one_step ≥ 0 and target_steps ≥ 1"):
             OneStep(**wrong)
     with pytest.raises(ConfigError, match="does not continue clean actions; leave prefix out"):
-        made("flow", one_step=OneStep(1.0), continuation=Continuation(prefix=1))
+        made("flow", distilled=OneStep(1.0), continuation=Continuation(prefix=1))
     assert integrate(lambda x, time: x * 0 + 1, torch.zeros(1, 1, 1), 3).item() == pytest.approx(1.0)

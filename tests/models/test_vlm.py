@@ -221,6 +221,12 @@ def test_short_answers_beside_long_ones_are_read_as_in_one_pass(causal: bool, mo
     torch.testing.assert_close(apart.fused.tokens[mask], together.fused.tokens[mask], rtol=0, atol=1e-5)
     for ours, theirs in zip(apart.fused.layers or (), together.fused.layers or (), strict=True):
         torch.testing.assert_close(ours[mask], theirs[mask], rtol=0, atol=1e-5)
+    for ours, theirs in (
+        (apart.fused.cache.keys, together.fused.cache.keys),
+        (apart.fused.cache.values, together.fused.cache.values),
+    ):
+        for one, other in zip(ours, theirs, strict=True):  # (b, g, n, h)
+            torch.testing.assert_close(one.transpose(1, 2)[mask], other.transpose(1, 2)[mask], rtol=0, atol=1e-5)
     for chosen in (said.is_action, ~said.is_action, torch.zeros_like(said.mask)):
         logits, weight = together.spoken.output(together.spoken.hidden), (chosen & said.mask).float()
         entropy = torch.nn.functional.cross_entropy(logits.transpose(1, 2), said.ids, reduction="none")

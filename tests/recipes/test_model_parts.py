@@ -55,6 +55,7 @@ PARTS = {
     "resnet-bert": "hf_vision minilm cross_attention regression value=0.1",
     "rt1": "hf_vision minilm temporal bins vision.film=True history=2",
     "rt1-paper": "hf_vision minilm temporal bins vision.film=True head.pooled=True history=6",
+    "rt2": "object_graph vlm(tiny) action_tokens text=1.0",
     "sentences": STARTER,
     "starter": STARTER,
     "starter-long": STARTER,
@@ -62,7 +63,7 @@ PARTS = {
     "tiny": "film_conv word_embedding mlp regression",
     "visits": f"{STARTER} memory=external keypoint_memory=1.0 sequence=4",
     "vit-vla": "vit minilm concat regression",
-    "vlm-pretrained": "query_conv word_embedding mlp regression",  # its backbone is `vlm`, without language encoder and fusion
+    "vlm-pretrained": "query_conv vlm(hf) regression",
 }
 # Children of the network that the loss reaches beside those of every network, or in their place.
 REACHED = {
@@ -77,6 +78,7 @@ REACHED = {
     "oft": ALWAYS | {"trunk"},
     "pi0-lm": ALWAYS | {"trunk"},
     "resnet-bert": ALWAYS | {"objectives"},
+    "rt2": ALWAYS - {"head"} | {"trunk"},
     "visits": ALWAYS | {"memory", "objectives"},
 }
 # Parameters that are built and not read: the norm of a class token that is not used, and the layer after the last that is.

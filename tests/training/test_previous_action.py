@@ -46,7 +46,7 @@ def replay(policy: VLAPolicy, episode, execute: int):
     """The batches that the network is given in one episode in which it predicts what was recorded, by frame."""
     given, predict = {}, policy.network.predict
 
-    def as_recorded(batch, generator=None, seeds=None):
+    def as_recorded(batch, generator=None, seeds=None, forced=None):
         given[frame] = batch
         rows = np.minimum(np.arange(frame, frame + policy.config.chunk), len(episode) - 1)
         actions = torch.from_numpy(policy.action_transform.forward(episode.actions[rows]))[None]

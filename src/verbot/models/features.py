@@ -64,7 +64,9 @@ class Spoken:
     def losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (nats) of the `chosen` (b, l) ids, and the share that is the most likely; zero if there are none."""
         said = chosen & self.suffix.mask
-        ids, logits = self.suffix.ids[said], self.output(self.hidden[said]).float()  # (n,), (n, v)
+        # On the meta device it is not known how many are chosen.
+        ids = self.suffix.ids.flatten() if said.is_meta else self.suffix.ids[said]  # (n,)
+        logits = self.output(self.hidden.flatten(0, 1) if said.is_meta else self.hidden[said]).float()  # (n, v)
         if not len(ids):
             return logits.sum(), logits.detach().sum()
         right = (logits.detach().argmax(-1) == ids).float().mean()

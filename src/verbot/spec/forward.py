@@ -70,7 +70,7 @@ class ForwardModel:
         >>> x = lambda kind: Component(kind, kind, ("x", "y", "z"), "m", "base", (-1.0,) * 3, (1.0,) * 3)
         >>> spec = RobotSpec("arm", 10.0, (), (x("position"),), (x("position_delta"),))
         >>> actions = np.full((1, 2, 3), 0.1, np.float32)
-        >>> ForwardModel(spec).path(np.zeros((1, 3), np.float32), None, actions)[0, :, 0].round(2).tolist()
+        >>> ForwardModel(spec).path(np.zeros((1, 3), np.float32), None, actions)[0, :, 0].astype(float).round(2).tolist()
         [0.1, 0.2]
     """
 

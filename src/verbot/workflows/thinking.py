@@ -10,7 +10,6 @@ from contextlib import closing
 from verbot.contracts import EpisodeRequest, Policy, Surveyed
 from verbot.envs import make_env
 from verbot.errors import ConfigError, PolicyError
-from verbot.policy.policy import VLAPolicy
 from verbot.rollout.baselines import PolicySource
 from verbot.rollout.episode import EpisodeRunner
 
@@ -30,6 +29,8 @@ def thinking_source(source: PolicySource, think: str, plans: Sequence[str] = ())
 
 
 def _load(load: Callable[[], Policy], first: str | None, plans: tuple[str, ...]) -> Policy:
+    from verbot.policy.policy import VLAPolicy
+
     policy = load()
     if not isinstance(policy, VLAPolicy):
         raise PolicyError("only a policy in a folder reasons before it acts, not an exported one or a server")

@@ -293,7 +293,7 @@ class VisionLanguageModel(Modular):
             return words.followed(own)
         lengths = whole.mask[:, length:].sum(1)
         is_short = lengths <= SHORT * (whole.x.shape[1] - length)
-        if not (is_short.any() and not is_short.all()):
+        if whole.x.is_meta or not is_short.any() or is_short.all():
             return self.trunk(whole.x, whole.allowed, whole.positions)
         groups = [torch.nonzero(is_short)[:, 0], torch.nonzero(~is_short)[:, 0]]
         outs = [self._part(whole, rows, length + int(lengths[rows].max())) for rows in groups]

@@ -84,7 +84,7 @@ class Flow(nn.Module):
         steps: number of steps of the integration.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
         continuation: options of continuing the actions of an earlier chunk.
-        one_step: options of a distillation to one step.
+        distilled: options of a distillation to one step.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Flow(nn.Module):
         steps: int = 8,
         draws: int = 4,
         continuation: Continuation = CONTINUATION,
-        one_step: OneStep = WITHOUT_ONE_STEP,
+        distilled: OneStep = WITHOUT_ONE_STEP,
     ):
         super().__init__()
         if steps < 1 or draws < 1:
@@ -103,7 +103,7 @@ class Flow(nn.Module):
         sizes = inputs.sizes
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.continuation, self.one_step = continuation, one_step.checked(continuation)
+        self.continuation, self.distilled = continuation, distilled.checked(continuation)
         continuation.check(sizes.chunk)
         self.denoiser = Denoiser(inputs, hidden, layers, takes_clean=continuation.prefix > 0)
 
@@ -123,14 +123,14 @@ class Flow(nn.Module):
         """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.denoiser.condition(fused)
         x = start(len(condition), self.shape, generator, condition.device)
-        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
+        velocity = self.distilled.field(partial(self.velocity, condition=condition), self.steps)
         return self.space.inverse(integrate(velocity, x, self.steps))
 
     def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
         """As `predict`, continuing the planned actions."""
         condition = recordable(self.denoiser.condition(fused))
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
+        velocity = self.distilled.field(partial(self.velocity, condition=condition), self.steps)
         return continued(self.space, velocity, x, self.steps, planned, self.continuation)
 
 
@@ -179,16 +179,16 @@ class FlowHead(Protocol):
     space: Continuous
     draws: int
     continuation: Continuation
-    one_step: OneStep
+    distilled: OneStep
 
 
 def flow_losses(head: FlowHead, velocity: Velocity, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """``{"action": scalar}`` of `flow_loss`; with a distillation ``"one_step"`` too, which is part of it."""
     loss = flow_loss(head.space, velocity, batch, head.draws, generator, head.continuation.prefix)
-    if not head.one_step.one_step:
+    if not head.distilled.one_step:
         return {"action": loss}
-    apart = one_step_loss(velocity, batch, head.draws, head.one_step.target_steps, generator)
-    return {"action": loss + head.one_step.one_step * apart, "one_step": apart.detach()}
+    apart = one_step_loss(velocity, batch, head.draws, head.distilled.target_steps, generator)
+    return {"action": loss + head.distilled.one_step * apart, "one_step": apart.detach()}
 
 
 def one_step_loss(velocity: Velocity, batch: Batch, draws: int, steps: int, generator: torch.Generator | None = None) -> Tensor:

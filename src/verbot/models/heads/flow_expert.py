@@ -92,7 +92,7 @@ class FlowExpert(nn.Module):
         steps: number of steps of the integration; 10 in π0.
         draws: draws of noise and time per sample; the expensive encoders run once for all of them.
         continuation: options of continuing the actions of an earlier chunk.
-        one_step: options of a distillation to one step.
+        distilled: options of a distillation to one step.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class FlowExpert(nn.Module):
         steps: int = 10,
         draws: int = 2,
         continuation: Continuation = CONTINUATION,
-        one_step: OneStep = WITHOUT_ONE_STEP,
+        distilled: OneStep = WITHOUT_ONE_STEP,
     ):
         super().__init__()
         if steps < 1 or draws < 1:
@@ -114,7 +114,7 @@ class FlowExpert(nn.Module):
         sizes, width = inputs.sizes, inputs.width
         self.shape, self.steps, self.draws = (sizes.chunk, sizes.action_size), steps, draws
         self.space = Continuous(sizes.action)
-        self.continuation, self.block, self.one_step = continuation, block, one_step.checked(continuation)
+        self.continuation, self.block, self.distilled = continuation, block, distilled.checked(continuation)
         continuation.check(sizes.chunk)
         self.reads_layers = layers if block.layerwise else 0
         if block.joint:
@@ -169,14 +169,14 @@ class FlowExpert(nn.Module):
         """A sample if a generator is given, else the prediction from zero noise (see `verbot.models.action_space.start`)."""
         condition = self.condition(fused)
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
+        velocity = self.distilled.field(partial(self.velocity, condition=condition), self.steps)
         return self.space.inverse(integrate(velocity, x, self.steps))
 
     def continued(self, fused: TokenGroup, planned: PlannedActions, generator: torch.Generator | None = None) -> Tensor:
         """As `predict`, continuing the planned actions."""
         condition = recordable(self.condition(fused))
         x = start(len(fused.tokens), self.shape, generator, fused.tokens.device)
-        velocity = self.one_step.field(partial(self.velocity, condition=condition), self.steps)
+        velocity = self.distilled.field(partial(self.velocity, condition=condition), self.steps)
         return continued(self.space, velocity, x, self.steps, planned, self.continuation)
 
 

@@ -113,7 +113,7 @@ class FlowSteps(Steps):
 
     def __init__(self, head: Flow):
         super().__init__()
-        self.head, self.schedule = head, head.one_step.schedule(head.steps)
+        self.head, self.schedule = head, head.distilled.schedule(head.steps)
 
     def condition(self, fused: TokenGroup) -> tuple[Tensor, ...]:
         return (self.head.denoiser.condition(fused),)
@@ -128,7 +128,7 @@ class ExpertSteps(Steps):
 
     def __init__(self, head: FlowExpert):
         super().__init__()
-        self.head, self.schedule = head, head.one_step.schedule(head.steps)
+        self.head, self.schedule = head, head.distilled.schedule(head.steps)
 
     def condition(self, fused: TokenGroup) -> tuple[Tensor, ...]:
         found = self.head.condition(fused)
