@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import queue
 import threading
@@ -118,6 +119,7 @@ def teleop_session(path, script, settings=None, make_policy=None):
                     script(page, env)
             except Exception as error:  # raised below, because an exception in a thread would be lost
                 faults.put(error)
+                _thread.interrupt_main()  # the session would wait for a page for ever
 
         threads.append(threading.Thread(target=run, daemon=True))
         threads[0].start()
